@@ -1,0 +1,28 @@
+# Python packages go into .venv, which is made when it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint clean
+
+run: .venv/run  ## Start the service on http://127.0.0.1:8000
+	$(BIN)/uvicorn main:app
+
+test: .venv/dev  ## Run all tests, in parallel, against a PostgreSQL of their own
+	$(BIN)/pytest -n auto
+
+lint: .venv/dev  ## Check lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## Remove what was installed and made; the data in .postgres stays
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+
+.venv/run: requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/run
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

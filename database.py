@@ -1,0 +1,207 @@
+"""The one clever room: PostgreSQL without a thread per query, and the tables at start-up.
+
+`Database` is a small pool over psycopg2's asynchronous mode
+(https://www.psycopg.org/docs/advanced.html#asynchronous-support). The life of one query:
+
+1. Take a place. There are as many as connections may be open; who comes later waits in line.
+2. Take the idle connection that was used last, or open one. An idle connection has nothing to
+   say: one whose socket is readable has been closed by the server, and is dropped unasked.
+3. Send the statement, wait for the socket, read the rows. The connection is in autocommit, where
+   one statement is one transaction: there is nothing to begin and nothing to commit.
+4. Put the connection back. If anything went wrong it is closed instead, because nobody knows what
+   the server still does with it or which answer is under way.
+
+All of it together ends within `timeout` seconds.
+
+Two things must never happen here. libpq closes and changes its socket as it likes, so the event
+loop watches that socket only while libpq is not at work; else the loop would go on watching a
+number that by now is somebody else's socket. And psycopg2's `connect(async_=True)` looks up the
+host name while it holds Python's global lock, so that even in a thread it would stop every other
+request; therefore libpq is given addresses that the event loop has looked up.
+"""
+
+import asyncio
+import select
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVarTuple
+
+import psycopg2
+from psycopg2.extensions import POLL_OK, POLL_WRITE, connection, cursor, parse_dsn
+from sqlalchemy import Engine, NullPool, create_engine, func
+from sqlmodel import select as sql_select
+
+from queries import Statement
+
+Columns = TypeVarTuple("Columns")
+
+MIGRATIONS = Path(__file__).resolve().parent / "migrations"
+MIGRATION_LOCK = 7_461_736_115  # any number that no other program on this database takes
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be reached, or did not answer in time. Trying again later may help."""
+
+
+class Database:
+    """A pool of connections. It belongs to the event loop that it is first used on."""
+
+    def __init__(self, dsn: str, *, size: int, timeout: float) -> None:
+        """Keep at most `size` connections to `dsn` (in any form that libpq takes). Opens none yet.
+
+        A query gets `timeout` seconds, waiting in line and connecting included.
+        """
+        self._target: dict[str, Any] = {"client_encoding": "UTF8"} | parse_dsn(dsn)
+        self._size = size
+        self._timeout = timeout
+        self._places = asyncio.Semaphore(size)
+        self._idle: list[connection] = []
+        self._closed = False
+        self._threads = ThreadPoolExecutor(size, "database")  # starts no thread before it must
+
+    async def fetch(self, statement: Statement[*Columns], **values: object) -> list[tuple[*Columns]]:
+        """Run `statement` with `values` in one round trip, and return its rows.
+
+        Raises DatabaseUnavailable when the connection is lost or no answer comes in time; the
+        statement may then have been carried out or not. Any other psycopg2.Error is a mistake of
+        this service.
+        """
+        try:
+            async with asyncio.timeout(self._timeout), self._places:
+                return await self._run(statement.sql, statement.constants | values)
+        except TimeoutError:
+            raise DatabaseUnavailable(f"no answer within {self._timeout:g} seconds") from None
+        except (psycopg2.OperationalError, psycopg2.InterfaceError, socket.gaierror) as error:
+            raise DatabaseUnavailable(" ".join(str(error).split())) from error
+
+    async def close(self) -> None:
+        """Wait for the queries in flight, then close every connection. None can be opened again."""
+        self._closed = True
+        for _ in range(self._size):
+            await self._places.acquire()
+        while self._idle:
+            self._idle.pop().close()
+        self._threads.shutdown(wait=False)
+
+    async def _run(self, sql: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        link = self._idle_connection() or await self._connect()
+        try:
+            try:
+                answer = _send(link, sql, values)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                link.close()  # it never left, so it is safe to send it again
+                link = await self._connect()
+                answer = _send(link, sql, values)
+            await self._finish(link)
+            rows = answer.fetchall()
+        except BaseException:
+            link.close()
+            raise
+        self._idle.append(link)
+        return rows
+
+    def _idle_connection(self) -> connection | None:
+        while self._idle:
+            link = self._idle.pop()
+            if link.closed or not _is_readable(link.fileno()):
+                return link
+            link.close()
+        return None
+
+    async def _connect(self) -> connection:
+        if self._closed:
+            raise DatabaseUnavailable("the service is going down")
+        link: connection = psycopg2.connect(**self._target | await _addresses(self._target), async_=True)
+        try:
+            await self._finish(link)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    async def _finish(self, link: connection) -> None:
+        """Wait until what `link` was asked for, a connection or an answer, is there."""
+        while (state := link.poll()) != POLL_OK:
+            await self._socket(link.fileno(), write=state == POLL_WRITE)
+
+    async def _socket(self, fd: int, *, write: bool) -> None:
+        """Wait until the socket can be written to, or else read from."""
+        loop = asyncio.get_running_loop()
+        watch, unwatch = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
+        ready: asyncio.Future[None] = loop.create_future()
+        try:
+            watch(fd, _wake, ready)
+        except NotImplementedError:  # the event loop that is usual on Windows
+            readable, writable = ([], [fd]) if write else ([fd], [])
+            await loop.run_in_executor(self._threads, select.select, readable, writable, [], self._timeout)
+            return
+        try:
+            await ready
+        finally:
+            unwatch(fd)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _send(link: connection, sql: str, values: dict[str, Any]) -> cursor:
+    answer = link.cursor()
+    answer.execute(sql, values)
+    return answer
+
+
+def _is_readable(fd: int) -> bool:
+    """Whether there is something to read, the end included. Asks the kernel, does not wait."""
+    if sys.platform == "win32":
+        return bool(select.select([fd], [], [], 0)[0])
+    poll = select.poll()  # select() takes no socket above 1,023
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def _addresses(target: dict[str, Any]) -> dict[str, str]:
+    """Look up the hosts of `target`: what to add so that libpq need not do it.
+
+    A host with two addresses becomes two hosts with one each, which libpq tries in turn. The name
+    stays beside its address, for TLS and the password file. Raises socket.gaierror.
+    """
+    if "host" not in target or "hostaddr" in target:
+        return {}
+    hosts, ports = target["host"].split(","), target.get("port", "").split(",")
+    found: list[tuple[str, str, str]] = []
+    for number, host in enumerate(hosts):
+        port = ports[number % len(ports)]
+        if host.startswith(("/", "@")) or not host:  # a Unix socket
+            found.append((host, "", port))
+            continue
+        answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        found += [(host, str(address[0]), port) for *_, address in answers]
+    names, addresses, ports_found = (",".join(column) for column in zip(*found, strict=True))
+    return {"host": names, "hostaddr": addresses, "port": ports_found}
+
+
+def engine(dsn: str) -> Engine:
+    """SQLAlchemy's way to `dsn`, for migrations alone. libpq reads the URL, as it does elsewhere."""
+    return create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn), poolclass=NullPool)
+
+
+def create_tables(dsn: str) -> None:
+    """Bring the database to the newest schema, in one transaction.
+
+    Processes that start at once wait for one another: the lock ends with the transaction, which
+    a pooler keeps on one connection. Raises sqlalchemy.exc.OperationalError when the database
+    cannot be reached.
+    """
+    # Needed at start-up only, and a tenth of the process's memory.
+    from alembic import command
+    from alembic.config import Config
+
+    with engine(dsn).begin() as transaction:
+        transaction.execute(sql_select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        config = Config(attributes={"connection": transaction})
+        config.set_main_option("script_location", str(MIGRATIONS))
+        command.upgrade(config, "head")

@@ -1,0 +1,149 @@
+"""Every failure as a problem+json answer (RFC 9457), whichever layer it comes from."""
+
+import json
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from database import DatabaseUnavailable
+from schemas import Problem, ValidationProblem
+
+logger = logging.getLogger("tasks")
+
+MEDIA_TYPE = "application/problem+json"
+MAX_BODY_SIZE = 1024 * 1024  # bytes
+TOO_LARGE = f"The body is over {MAX_BODY_SIZE:,} bytes."
+RETRY_AFTER = 1  # seconds: an outage is over in a moment (Neon wakes up) or for longer
+
+
+def not_found() -> HTTPException:
+    """The one answer for a task that does not exist and for a task of somebody else."""
+    return HTTPException(404, "There is no such task.")
+
+
+def invalid(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidationError:
+    """An input that breaks a rule which no schema can state."""
+    return RequestValidationError([{"loc": loc, "msg": msg, "type": kind}])
+
+
+def _problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": TOO_LARGE if status == 413 else detail,
+        "instance": quote(scope["path"], safe="/:@!$&'()*+,;=-._~"),  # RFC 3986, section 3.3
+    }
+    # In ASCII: a name in `loc` may hold half a surrogate pair, which no UTF-8 can.
+    return Response(json.dumps(body | more), status, headers, MEDIA_TYPE)
+
+
+async def handle_http_exception(request: Request, error: HTTPException) -> Response:
+    """What FastAPI, the router and the endpoints refuse."""
+    if error.status_code == 400:  # FastAPI's word for a body that it cannot even decode
+        return await handle_invalid(request, invalid(("body",), "The body is not JSON in UTF-8", "json_invalid"))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # the router names only the methods of the first route that fits
+        headers["Allow"] = ", ".join(_methods(request))
+    return _problem(request.scope, error.status_code, error.detail, headers)
+
+
+async def handle_invalid(request: Request, error: RequestValidationError) -> Response:
+    """Input that breaks a rule. The answer never shows the input, which may be anything."""
+    found = [{"loc": list(one["loc"]), "msg": _message(one), "type": one["type"]} for one in error.errors()]
+    detail = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in found)
+    return _problem(request.scope, 422, f"{detail}.", errors=found)
+
+
+def _message(error: dict[str, Any]) -> str:
+    if error["type"] == "model_attributes_type":  # pydantic speaks of Python's objects here
+        return "Input should be a JSON object, sent with Content-Type: application/json"
+    return str(error["msg"])
+
+
+async def handle_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
+    logger.warning("Database unavailable: %s", error)
+    headers = {"Retry-After": str(RETRY_AFTER)}
+    return _problem(request.scope, 503, "The database does not answer. Please try again.", headers)
+
+
+async def handle_unexpected(request: Request, _error: Exception) -> Response:
+    """A mistake of this service. The server logs it, with its stack, once this has answered."""
+    return _problem(request.scope, 500, "Something went wrong in the service.")
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods of all routes that have this path (RFC 9110, section 15.5.6)."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    routes = iter_route_contexts(request.app.routes)
+    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
+
+
+class ProblemMiddleware:
+    """Turns the plain text of layers that know no problem+json, CORS and the body limit, into it.
+
+    It is the outermost of all, so that it sees their answers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        plain: Message | None = None
+
+        async def send_problem(message: Message) -> None:
+            nonlocal plain
+            if message["type"] == "http.response.start" and _is_plain_error(message):
+                plain = message
+            elif plain is None:
+                await send(message)
+            else:
+                headers = MutableHeaders(raw=plain["headers"])
+                del headers["content-type"], headers["content-length"]
+                answer = _problem(scope, plain["status"], message["body"].decode(), headers)
+                await answer(scope, receive, send)
+
+        await self.app(scope, receive, send_problem)
+
+
+def _is_plain_error(start: Message) -> bool:
+    return start["status"] >= 400 and Headers(raw=start["headers"]).get("content-type") != MEDIA_TYPE
+
+
+# ---- In OpenAPI -----------------------------------------------------------------------------
+
+INVALID: dict[int | str, dict[str, Any]] = {
+    422: {"model": ValidationProblem, "description": "The input breaks a rule; nothing was changed."}
+}
+UNAVAILABLE: dict[int | str, dict[str, Any]] = {
+    503: {"model": Problem, "description": "The database does not answer; trying again later may help."}
+}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "The user has no such task."}}
+
+
+def document(app: FastAPI) -> None:
+    """Name the media type of errors in OpenAPI, where FastAPI knows only one for all answers."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = generate()
+        for path in schema["paths"].values():
+            for operation in path.values():
+                for status, answer in operation["responses"].items():
+                    if status >= "400" and "application/json" in answer.get("content", {}):
+                        answer["content"][MEDIA_TYPE] = answer["content"].pop("application/json")
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own manual extends it

@@ -1,0 +1,95 @@
+"""The app: what starts and ends with it, who may call it from a browser, and its routes."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from psycopg2.extensions import parse_dsn
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
+
+import errors
+from database import Database, DatabaseUnavailable, create_tables
+from routes import health, tasks
+from settings import HERE, Settings, load_settings
+
+logger = logging.getLogger("tasks")
+
+EMBEDDED = HERE / ".postgres"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the app. It opens nothing before its lifespan begins."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logger.setLevel(settings.log_level.upper())
+    app = FastAPI(
+        title="Tasks",
+        description="A flat, minimal task service: one request is one round trip to PostgreSQL.",
+        redirect_slashes=False,  # the redirect would go wherever the Host header says
+        middleware=_middleware(settings),
+        exception_handlers={
+            HTTPException: errors.handle_http_exception,
+            RequestValidationError: errors.handle_invalid,
+            DatabaseUnavailable: errors.handle_unavailable,
+        },
+        lifespan=lambda app: _lifespan(app, settings),
+    )
+    app.include_router(health.router)
+    app.include_router(tasks.router, max_body_size=errors.MAX_BODY_SIZE)
+    errors.document(app)
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """What every request goes through, outermost first.
+
+    Unexpected errors are answered inside of CORS, so that a browser may read that answer too.
+    """
+    return [
+        Middleware(errors.ProblemMiddleware),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key"],
+            expose_headers=["ETag", "Link", "Location", "X-Total-Count", "Idempotent-Replayed", "Retry-After"],
+        ),
+        Middleware(ServerErrorMiddleware, handler=errors.handle_unexpected),
+    ]
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """Bring the database up to date, and keep a pool of connections to it while the app runs."""
+    async with _dsn(settings) as dsn:
+        await asyncio.to_thread(create_tables, dsn)
+        database = Database(dsn, size=settings.database_pool_size, timeout=settings.database_timeout)
+        app.state.database = database
+        yield
+        await database.close()
+
+
+@asynccontextmanager
+async def _dsn(settings: Settings) -> AsyncIterator[str]:
+    """Which database to use. Where none is set, one that runs as long as the app does."""
+    if dsn := settings.database_url.get_secret_value():
+        target = parse_dsn(dsn)
+        logger.info("Database: %s on %s", target.get("dbname", "default"), target.get("host", "this machine"))
+        yield dsn
+        return
+    import embedded  # not installed where DATABASE_URL is set for good
+
+    dsn = await asyncio.to_thread(embedded.start, EMBEDDED)
+    logger.info("Database: embedded PostgreSQL, with its data in %s", EMBEDDED)
+    try:
+        yield dsn
+    finally:
+        await asyncio.to_thread(embedded.stop, EMBEDDED)
+
+
+app = create_app(load_settings())

@@ -1,0 +1,68 @@
+"""The tables."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import ARRAY, CheckConstraint, DateTime, Enum, Index, PrimaryKeyConstraint, Text, func, text
+from sqlmodel import Column, Field, SQLModel
+
+
+class Priority(StrEnum):
+    """How much a task matters, least first: PostgreSQL sorts an enum in this order."""
+
+    low = "low"
+    medium = "medium"
+    high = "high"
+
+
+def _timestamp(*, nullable: bool = False) -> Column[datetime]:
+    """A column that holds a moment, in UTC. Where it may not be null, it starts as now."""
+    return Column(DateTime(timezone=True), nullable=nullable, server_default=None if nullable else func.now())
+
+
+class Task(SQLModel, table=True):
+    """One task of one user.
+
+    The owner is half of the primary key, and every statement names it: a task of somebody else
+    cannot be reached by a forgotten filter, one index serves ownership and look-up, and the
+    table can be distributed by `user_id` as it is.
+
+    The checks repeat what `schemas` has validated already. They are there for whoever writes to
+    the table by hand.
+    """
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        PrimaryKeyConstraint("user_id", "id", name="tasks_pkey"),
+        CheckConstraint("char_length(user_id) BETWEEN 1 AND 128", name="tasks_user_id_length"),
+        CheckConstraint("char_length(title) BETWEEN 1 AND 200", name="tasks_title_length"),
+        CheckConstraint("char_length(description) <= 2000", name="tasks_description_length"),
+        CheckConstraint("cardinality(tags) <= 20", name="tasks_tags_count"),
+        CheckConstraint("completed = (completed_at IS NOT NULL)", name="tasks_completed_at_when_completed"),
+        # The order of the list, newest first. Read backwards it is the order oldest first.
+        Index("tasks_user_id_created_at_id_idx", "user_id", "created_at", "id"),
+    )
+
+    user_id: str = Field(sa_type=Text)
+    id: UUID
+    title: str = Field(sa_type=Text)
+    description: str | None = Field(default=None, sa_type=Text)
+    completed: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    completed_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    priority: Priority = Field(
+        default=Priority.medium,
+        sa_column=Column(
+            Enum(Priority, name="task_priority", values_callable=lambda kind: [member.value for member in kind]),
+            nullable=False,
+            server_default=Priority.medium.value,
+        ),
+    )
+    tags: list[str] = Field(
+        default_factory=list,
+        sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    )
+    due_date: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    order: int | None = None
+    created_at: datetime = Field(sa_column=_timestamp())
+    updated_at: datetime = Field(sa_column=_timestamp())

@@ -1,0 +1,1 @@
+"""The endpoints: a short function for each."""

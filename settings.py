@@ -1,0 +1,81 @@
+"""The settings of the service: one class, read once when the process starts."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import parse_dsn
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+HERE = Path(__file__).resolve().parent
+
+# A browser sends `Origin: scheme://host[:port]` and nothing else (RFC 6454, section 6.2), so an
+# entry with a path or a trailing slash would never match.
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]+")
+
+
+class Settings(BaseSettings):
+    """What can be set, with its default.
+
+    A variable of the environment wins over `.env.local`, which wins over `.env`. The name of a
+    variable is the field's name in capitals.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=(HERE / ".env", HERE / ".env.local"),
+        extra="ignore",  # .env.local may be shared with the front end's tools
+        hide_input_in_errors=True,  # a wrong DATABASE_URL still has its password in it
+    )
+
+    database_url: SecretStr = SecretStr("")
+    database_pool_size: int = Field(default=20, ge=1, le=1000)
+    database_timeout: float = Field(default=5, gt=0, le=300, allow_inf_nan=False)
+    cors_origins: Annotated[list[str], NoDecode] = ["http://localhost:3000", "http://localhost:5173"]
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value().strip()
+        if url:
+            if not url.startswith(("postgresql://", "postgres://")):
+                raise ValueError("it must be empty or start with postgresql:// or postgres://")
+            try:
+                parse_dsn(url)
+            except ProgrammingError:  # its text may quote the URL, password included
+                raise ValueError("it is not a URL that PostgreSQL understands") from None
+        return SecretStr(url)
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = [origin.strip() for origin in value.split(",") if origin.strip()]
+        for origin in origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin; write scheme://host[:port], with no slash after it")
+        return origins
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+
+def load_settings() -> Settings:
+    """Read the settings.
+
+    Raises SystemExit with one sentence that names each variable that is wrong. The sentence
+    shows no value of a secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [
+            f"{str(problem['loc'][0]).upper()} is wrong: {problem['msg'].removeprefix('Value error, ')}."
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise SystemExit(" ".join(wrong)) from None
