@@ -60,7 +60,7 @@ async def handle_http_exception(request: Request, error: HTTPException) -> Respo
 async def handle_invalid(request: Request, error: RequestValidationError) -> Response:
     """Input that breaks a rule. The answer never shows the input, which may be anything."""
     found = [{"loc": list(one["loc"]), "msg": _message(one), "type": one["type"]} for one in error.errors()]
-    detail = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in found)
+    detail = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)
     return _problem(request.scope, 422, f"{detail}.", errors=found)
 
 

@@ -1,0 +1,116 @@
+"""What the tests share: a PostgreSQL of their own, a client, a user that nobody else has."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+
+import embedded
+from main import create_app
+from schemas import Problem
+from settings import Settings
+
+TASK_FIELDS = [
+    "id",
+    "user_id",
+    "url",
+    "title",
+    "description",
+    "completed",
+    "completed_at",
+    "priority",
+    "tags",
+    "due_date",
+    "order",
+    "created_at",
+    "updated_at",
+]
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+Create = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The PostgreSQL that all tests share, in parallel as well. TEST_DATABASE_URL names another."""
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+        return
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of the folders of all workers
+    yield embedded.start(folder / "postgres")
+    embedded.stop(folder / "postgres")
+
+
+@pytest.fixture(scope="session")
+def settings(database_url: str) -> Settings:
+    """The defaults, whatever the environment and .env.local say."""
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    return Settings(_env_file=None, **defaults | {"database_url": database_url})
+
+
+@pytest.fixture(scope="session")
+def client(settings: Settings) -> Iterator[TestClient]:
+    """A client of the running app, which holds each answer against the contract."""
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        client.event_hooks = {"response": [hold_to_contract]}
+        yield client
+
+
+@pytest.fixture
+def user() -> str:
+    return f"user-{uuid4()}"
+
+
+@pytest.fixture
+def url(user: str) -> str:
+    """The path of the user's tasks."""
+    return f"/api/{user}/tasks"
+
+
+@pytest.fixture
+def create(client: TestClient, url: str) -> Create:
+    """Creates a task of the user, with any title unless one is given, and returns it."""
+
+    def create(**fields: object) -> dict[str, Any]:
+        answer = client.post(url, json={"title": "any"} | fields)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    return create
+
+
+def hold_to_contract(answer: Any) -> None:
+    """Every answer, in whichever test, is of the form that the contract promises."""
+    answer.read()
+    if answer.request.method in ("HEAD", "OPTIONS"):
+        return
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "traceback" not in answer.text.lower()
+        Problem.model_validate(answer.json(), strict=True)
+        assert answer.json()["status"] == answer.status_code
+    elif "/tasks" in answer.url.path and answer.content:
+        assert answer.headers["content-type"] == "application/json"
+        body = answer.json()
+        for task in body if isinstance(body, list) else [body]:
+            hold_task_to_contract(task)
+
+
+def hold_task_to_contract(task: dict[str, Any]) -> None:
+    assert list(task) == TASK_FIELDS
+    for name in ("completed_at", "due_date", "created_at", "updated_at"):
+        assert task[name] is None or MOMENT.fullmatch(task[name])
+    assert task["completed"] is (task["completed_at"] is not None)
+    assert task["url"].endswith(f"/tasks/{task['id']}")
+
+
+def local(url: str) -> str:
+    """An absolute URL of an answer, as a path that the client can follow."""
+    return re.sub(r"^http://[^/]+", "", url)

@@ -1,0 +1,124 @@
+"""The list: newest first, in pages."""
+
+import base64
+from contextlib import closing
+from uuid import uuid4
+
+import psycopg2
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.conftest import Create, local
+
+
+def follow(client: TestClient, path: str) -> list[list[str]]:
+    """The titles of all pages, from `path` on."""
+    pages = []
+    while path:
+        answer = client.get(path)
+        assert answer.status_code == 200
+        pages.append([task["title"] for task in answer.json()])
+        path = local(answer.links["next"]["url"]) if "next" in answer.links else ""
+    return pages
+
+
+def test_a_user_without_tasks_has_an_empty_list(client: TestClient, url: str) -> None:
+    answer = client.get(url)
+    assert (answer.status_code, answer.text) == (200, "[]")
+    assert "link" not in answer.headers
+
+
+def test_the_newest_task_comes_first_and_all_come_without_a_limit(client: TestClient, url: str, create: Create) -> None:
+    tasks = [create(title=str(number)) for number in range(30)]
+    assert client.get(url).json() == tasks[::-1]
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(1, [1] * 6), (2, [2, 2, 2]), (4, [4, 2]), (6, [6]), (1000, [6])])
+def test_following_next_gives_each_task_once(
+    client: TestClient, url: str, create: Create, limit: int, sizes: list[int]
+) -> None:
+    for number in range(6):
+        create(title=str(number))
+    pages = follow(client, f"{url}?limit={limit}")
+    assert [len(page) for page in pages] == sizes
+    assert sum(pages, []) == ["5", "4", "3", "2", "1", "0"]
+
+
+def test_tasks_that_come_and_go_between_pages_disturb_no_other(client: TestClient, url: str, create: Create) -> None:
+    tasks = [create(title=str(number)) for number in range(7)]
+    first = client.get(f"{url}?limit=3")
+    assert [task["title"] for task in first.json()] == ["6", "5", "4"]
+    create(title="new")
+    for gone in (tasks[6], tasks[4], tasks[2]):  # on the page, the one it ended with, on the next page
+        client.delete(local(gone["url"]))
+    assert follow(client, local(first.links["next"]["url"])) == [["3", "1", "0"]]
+
+
+def test_tasks_of_one_instant_are_all_in_the_pages(
+    client: TestClient, url: str, user: str, create: Create, database_url: str
+) -> None:
+    created = {create()["id"] for _ in range(5)}
+    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE tasks SET created_at = now() WHERE user_id = %s", [user])
+    path, listed = f"{url}?limit=2", []
+    while path:
+        answer = client.get(path)
+        listed += [task["id"] for task in answer.json()]
+        path = local(answer.links["next"]["url"]) if "next" in answer.links else ""
+    assert listed == sorted(created, reverse=True)
+
+
+def test_the_next_page_is_at_the_address_the_client_used(client: TestClient, url: str, create: Create) -> None:
+    create(), create()
+    link = client.get(f"{url}?limit=1", headers={"X-Forwarded-Proto": "https", "Host": "api.example.com"}).links
+    assert link["next"]["url"].startswith(f"https://api.example.com{url}?limit=1&cursor=")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=1001", "limit=1e3", "limit=x", "limit=9" * 1000])
+def test_a_limit_outside_of_1_to_1000_is_refused(client: TestClient, url: str, query: str) -> None:
+    answer = client.get(f"{url}?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["query", "limit"]
+
+
+def test_an_unknown_query_parameter_is_refused(client: TestClient, url: str) -> None:
+    answer = client.get(f"{url}?limt=10")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["query", "limt"]
+
+
+def test_a_cursor_that_was_tampered_with_is_refused(client: TestClient, url: str, create: Create) -> None:
+    create(), create()
+    following = local(client.get(f"{url}?limit=1").links["next"]["url"])
+    path, _, cursor = following.rpartition("=")
+    spoiled = [
+        cursor[:-1],
+        cursor[1:],
+        cursor + "A",
+        cursor + "=",
+        cursor[::-1],
+        "",
+        "é",
+        "0",
+        "A" * 5000,
+        cursor.lower(),
+    ]
+    for place in range(len(cursor)):
+        other = "A" if cursor[place] != "A" else "B"
+        spoiled.append(cursor[:place] + other + cursor[place + 1 :])
+    for text in spoiled:
+        answer = client.get(f"{path}={text}")
+        assert answer.status_code == 422, text
+        assert answer.json()["errors"][0]["loc"] == ["query", "cursor"]
+
+
+def test_a_cursor_of_another_user_is_refused(client: TestClient, url: str, create: Create) -> None:
+    create(), create()
+    cursor = client.get(f"{url}?limit=1").links["next"]["url"].rpartition("=")[2]
+    assert client.get(f"/api/user-{uuid4()}/tasks?cursor={cursor}").status_code == 422
+
+
+def test_a_cursor_does_not_say_what_is_in_a_task(client: TestClient, url: str, create: Create) -> None:
+    create(title="secret"), create(title="secret")
+    cursor = client.get(f"{url}?limit=1").links["next"]["url"].rpartition("=")[2]
+    assert b"secret" not in base64.urlsafe_b64decode(cursor + "==")
