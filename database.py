@@ -68,6 +68,8 @@ class Database:
         statement may then have been carried out or not. Any other psycopg2.Error is a mistake of
         this service.
         """
+        if self._closed:
+            raise DatabaseUnavailable("the service is going down")
         try:
             async with asyncio.timeout(self._timeout), self._places:
                 return await self._run(statement.sql, statement.constants | values)
@@ -77,7 +79,10 @@ class Database:
             raise DatabaseUnavailable(" ".join(str(error).split())) from error
 
     async def close(self) -> None:
-        """Wait for the queries in flight, then close every connection. None can be opened again."""
+        """Wait for the queries in flight and in line, then close every connection.
+
+        From now on `fetch` raises DatabaseUnavailable at once.
+        """
         self._closed = True
         for _ in range(self._size):
             await self._places.acquire()
@@ -111,8 +116,6 @@ class Database:
         return None
 
     async def _connect(self) -> connection:
-        if self._closed:
-            raise DatabaseUnavailable("the service is going down")
         link: connection = psycopg2.connect(**self._target | await _addresses(self._target), async_=True)
         try:
             await self._finish(link)
@@ -135,7 +138,9 @@ class Database:
             watch(fd, _wake, ready)
         except NotImplementedError:  # the event loop that is usual on Windows
             readable, writable = ([], [fd]) if write else ([fd], [])
-            await loop.run_in_executor(self._threads, select.select, readable, writable, [], self._timeout)
+            # In short turns: a thread cannot be cancelled, and the next query may need it.
+            while not any(await loop.run_in_executor(self._threads, select.select, readable, writable, [], 0.1)):
+                pass
             return
         try:
             await ready

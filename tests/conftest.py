@@ -3,10 +3,12 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import closing
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
+import psycopg2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -114,3 +116,15 @@ def hold_task_to_contract(task: dict[str, Any]) -> None:
 def local(url: str) -> str:
     """An absolute URL of an answer, as a path that the client can follow."""
     return re.sub(r"^http://[^/]+", "", url)
+
+
+@pytest.fixture
+def empty_database(database_url: str) -> Iterator[str]:
+    """The URL of a new database with nothing in it."""
+    name = f"test_{uuid4().hex}"
+    with closing(psycopg2.connect(database_url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name}")
+            yield urlsplit(database_url)._replace(path=f"/{name}").geturl()
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -46,7 +46,7 @@ def test_a_list_holds_the_tasks_of_its_user_alone(client: TestClient, url: str, 
     assert client.get(other).json() == [theirs]
 
 
-def test_user_ids_that_look_alike_are_different_users(client: TestClient, url: str, user: str, create: Create) -> None:
+def test_user_ids_that_look_alike_are_different_users(client: TestClient, user: str, create: Create) -> None:
     create()
     for other in (user.upper(), user + " ", " " + user, user + "%", user[:-1], user[:-1] + "_"):
         assert client.get(f"/api/{other.replace('%', '%25')}/tasks").json() == []

@@ -1,0 +1,140 @@
+"""Servers that tests start for themselves, on loopback, and end by themselves."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Service:
+    """A uvicorn with the service in it, in a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str = ""
+    log: list[str] = field(default_factory=list)
+
+    def stop(self) -> int:
+        """End it as a service manager would, and return its exit status."""
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+@contextmanager
+def service(*options: str, folder: Path = HERE, **environment: str) -> Iterator[Service]:
+    """Start `uvicorn main:app` in `folder` on a free port, and wait until it takes requests."""
+    command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", *options]
+    process = subprocess.Popen(
+        command, cwd=folder, env=os.environ | environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    started = Service(process)
+    running = threading.Event()
+
+    def read() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            started.log.append(line.rstrip())
+            if found := re.search(r"Uvicorn running on (http://\S+)", line):
+                started.url = found[1]
+                running.set()
+        running.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        running.wait(60)
+        assert started.url, "\n".join(started.log)
+        yield started
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait()
+        reader.join(10)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+class Relay:
+    """A TCP port in front of a PostgreSQL, which can be made to fall silent."""
+
+    def __init__(self, dsn: str) -> None:
+        target = parse_dsn(dsn)
+        self._target = target
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.silent = False
+        self.accepted = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def dsn(self, host: str = "127.0.0.1") -> str:
+        """How to reach the PostgreSQL through this port."""
+        known = {name: self._target[name] for name in ("user", "password", "dbname") if name in self._target}
+        return psycopg2.extensions.make_dsn(**known, host=host, port=self.port, sslmode="disable")
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        host, port = self._target["host"], int(self._target.get("port", 5432))
+        if host.startswith("/"):
+            upstream = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        else:
+            upstream = await asyncio.open_connection(host, port)
+        for source, sink in ((reader, upstream[1]), (upstream[0], writer)):
+            task = asyncio.ensure_future(self._pass_on(source, sink))
+            self._tasks.add(task)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                if not self.silent:
+                    sink.write(data)
+        finally:
+            sink.close()
+
+
+async def load(url: str, requests: list[tuple[str, str, bytes]], *, connections: int) -> list[int]:
+    """Send the requests (method, path, body) over so many connections at once; return each status."""
+    waiting = iter(requests)
+    host, port = url.removeprefix("http://").split(":")
+
+    async def client() -> list[int]:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        seen = []
+        for method, path, body in waiting:
+            head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            if length := re.search(r"content-length: (\d+)", answer):
+                await reader.readexactly(int(length[1]))
+            seen.append(int(answer.split()[1]))
+        writer.close()
+        return seen
+
+    return sum(await asyncio.gather(*(client() for _ in range(connections))), [])  # noqa: RUF017

@@ -1,0 +1,315 @@
+"""The pool: what it promises to the rest of the service."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, closing
+from typing import Any
+from uuid import uuid4
+
+import psycopg2
+import pytest
+
+from database import Database, DatabaseUnavailable
+from queries import READY, Statement
+from tests.servers import Relay
+
+PID = Statement[int]("SELECT pg_backend_pid()", {})
+SLEEP = Statement[int, str]("SELECT pg_backend_pid(), pg_sleep(%(seconds)s)::text", {})
+FAIL = Statement[int]("SELECT 1 / %(zero)s", {})
+ECHO = Statement[str]("SELECT %(text)s", {})
+
+
+behind_a_relay = pytest.mark.skipif(os.name == "nt", reason="the relay leads to a Unix socket")
+
+
+class NoReaderLoop(asyncio.SelectorEventLoop):
+    """An event loop that cannot wait for a socket of somebody else, as is usual on Windows."""
+
+    def add_reader(self, *_: Any) -> None:
+        raise NotImplementedError
+
+    def add_writer(self, *_: Any) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture(params=[asyncio.SelectorEventLoop, NoReaderLoop, "uvloop"], ids=["asyncio", "no add_reader", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Runs a coroutine to its end, on each kind of event loop."""
+    factory = pytest.importorskip("uvloop").new_event_loop if request.param == "uvloop" else request.param
+
+    def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(asyncio.wait_for(coroutine, 60))
+
+    return run
+
+
+@asynccontextmanager
+async def opened(dsn: str, *, size: int = 3, within: float = 20) -> AsyncIterator[Database]:
+    database = Database(dsn, size=size, timeout=within)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def named(url: str) -> tuple[str, str]:
+    """The URL with a new application name in it, and that name."""
+    name = f"test-{uuid4()}"
+    return f"{url}{'&' if '?' in url else '?'}application_name={name}", name
+
+
+def ask(url: str, sql: str, *values: object) -> Any:
+    """The one value that `sql` answers with, asked beside the pool."""
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            row = cursor.fetchone()
+            return row and row[0]
+
+
+COUNT = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+END_ALL = "SELECT bool_and(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE application_name = %s"
+
+
+async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
+    """Wait until the condition holds, for at most ten seconds."""
+    for _ in range(500):
+        held = condition()
+        if held if isinstance(held, bool) else await held:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it never held")
+
+
+def test_no_more_connections_are_open_than_the_size(run: Any, database_url: str) -> None:
+    url, name = named(database_url)
+
+    async def scenario() -> None:
+        async with opened(url, size=3) as database:
+            asked = [asyncio.ensure_future(database.fetch(SLEEP, seconds=0.02)) for _ in range(30)]
+            most = 0
+            while not all(one.done() for one in asked):
+                most = max(most, await asyncio.to_thread(ask, database_url, COUNT, name))
+            pids = {rows[0][0] for rows in await asyncio.gather(*asked)}
+        assert len(pids) == 3
+        assert most <= 3
+
+    run(scenario())
+    assert ask(database_url, COUNT, name) == 0, "close left a connection open"
+
+
+def test_one_at_a_time_is_one_connection(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as database:
+            assert len({(await database.fetch(PID))[0] for _ in range(20)}) == 1
+
+    run(scenario())
+
+
+def test_waiting_in_line_and_the_query_together_end_in_time(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url, size=1, within=0.5) as database:
+            start = time.monotonic()
+            results = await asyncio.gather(
+                *(database.fetch(SLEEP, seconds=30) for _ in range(3)), return_exceptions=True
+            )
+            assert time.monotonic() - start < 10
+            assert [type(result) for result in results] == [DatabaseUnavailable] * 3
+            assert await database.fetch(READY) == [(1,)], "its place was not given back"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("spoil", ["failed", "timed out", "cancelled"])
+def test_a_connection_that_was_spoiled_is_never_used_again(run: Any, database_url: str, spoil: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url, size=1, within=0.5 if spoil == "timed out" else 20) as database:
+            [(before,)] = await database.fetch(PID)
+            if spoil == "failed":
+                with pytest.raises(psycopg2.errors.DivisionByZero):
+                    await database.fetch(FAIL, zero=0)
+            elif spoil == "timed out":
+                with pytest.raises(DatabaseUnavailable):
+                    await database.fetch(SLEEP, seconds=30)
+            else:
+                asked = asyncio.ensure_future(database.fetch(SLEEP, seconds=30))
+                await asyncio.sleep(0.2)
+                asked.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asked
+            [(after,)] = await database.fetch(PID)
+            assert after != before
+
+    run(scenario())
+
+
+def test_a_cancelled_wait_in_line_gives_its_place_to_the_next(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url, size=1) as database:
+            first = asyncio.ensure_future(database.fetch(SLEEP, seconds=0.3))
+            second, third = (asyncio.ensure_future(database.fetch(READY)) for _ in range(2))
+            await asyncio.sleep(0.05)
+            second.cancel()
+            assert await third == [(1,)]
+            assert first.done()
+
+    run(scenario())
+
+
+def test_connections_the_server_closed_while_idle_are_noticed_before_use(run: Any, database_url: str) -> None:
+    url, name = named(database_url)
+
+    async def scenario() -> None:
+        async with opened(url, size=5) as database:
+            before = await asyncio.gather(*(database.fetch(SLEEP, seconds=0.2) for _ in range(5)))
+            assert len({rows[0][0] for rows in before}) == 5
+            assert ask(database_url, END_ALL, name) is True
+            after = await asyncio.gather(*(database.fetch(SLEEP, seconds=0.2) for _ in range(5)))
+            assert {rows[0][0] for rows in before}.isdisjoint(rows[0][0] for rows in after)
+
+    run(scenario())
+
+
+def test_a_connection_that_dies_during_a_query_is_unavailable_and_replaced(run: Any, database_url: str) -> None:
+    url, name = named(database_url)
+
+    async def scenario() -> None:
+        async with opened(url) as database:
+            await database.fetch(READY)
+            asked = asyncio.ensure_future(database.fetch(SLEEP, seconds=30))
+            await asyncio.sleep(0.2)
+            assert ask(database_url, END_ALL, name) is True
+            with pytest.raises(DatabaseUnavailable):
+                await asked
+            assert await database.fetch(READY) == [(1,)]
+
+    run(scenario())
+
+
+def test_a_statement_that_could_not_be_sent_is_sent_once_on_a_new_connection(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as database:
+            [(before,)] = await database.fetch(PID)
+            database._idle[0].close()
+            [(after,)] = await database.fetch(PID)
+            assert after != before
+
+    run(scenario())
+
+
+def test_a_statement_and_an_answer_larger_than_any_buffer_pass(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as database:
+            texts = [letter * 5_000_000 for letter in "abc"]
+            answers = await asyncio.gather(*(database.fetch(ECHO, text=text) for text in texts))
+            assert [rows[0][0] for rows in answers] == texts
+
+    run(scenario())
+
+
+def test_text_arrives_as_it_was_sent(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as database:
+            for text in ("ünï🥛", "'; DROP TABLE tasks; --", "%s %(x)s %%", "\\ \\' E'\\n'", "\x01\x1f\x7f"):
+                assert await database.fetch(ECHO, text=text) == [(text,)]
+
+    run(scenario())
+
+
+def test_closing_waits_for_the_queries_in_flight_and_refuses_later_ones(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        database = Database(database_url, size=2, timeout=20)
+        asked = [asyncio.ensure_future(database.fetch(SLEEP, seconds=0.3)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        await database.close()
+        assert all(one.done() and one.exception() is None for one in asked)
+        with pytest.raises(DatabaseUnavailable):
+            await asyncio.wait_for(database.fetch(READY), 5)
+
+    run(scenario())
+
+
+def test_a_database_that_is_not_there_is_unavailable(run: Any) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        port = reserved.getsockname()[1]
+
+        async def scenario() -> None:
+            async with opened(f"postgresql://a:secret@127.0.0.1:{port}/b") as database:
+                for _ in range(10):  # more often than there are places
+                    with pytest.raises(DatabaseUnavailable, match="refused") as raised:
+                        await database.fetch(READY)
+                    assert "secret" not in str(raised.value)
+
+        run(scenario())
+
+
+def test_a_host_that_has_no_address_is_unavailable(run: Any) -> None:
+    async def scenario() -> None:
+        async with opened("postgresql://a@database.invalid/b") as database:  # RFC 2606: never a real name
+            with pytest.raises(DatabaseUnavailable):
+                await database.fetch(READY)
+
+    run(scenario())
+
+
+@behind_a_relay
+def test_a_slow_host_look_up_stops_nothing_else(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *more: Any, **named: Any) -> Any:
+        if host != "database.invalid":
+            return real(host, *more, **named)
+        time.sleep(1)
+        return real("127.0.0.1", *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    async def scenario() -> None:
+        async with Relay(database_url) as relay, opened(relay.dsn("database.invalid")) as database:
+            asked = asyncio.ensure_future(database.fetch(READY))
+            longest, last = 0.0, time.monotonic()
+            while not asked.done():
+                await asyncio.sleep(0.01)
+                now = time.monotonic()
+                longest, last = max(longest, now - last), now
+            assert await asked == [(1,)]
+            assert longest < 0.8, "the event loop stood still while the name was looked up"
+
+    asyncio.run(scenario())
+
+
+@behind_a_relay
+def test_a_server_that_falls_silent_is_unavailable_in_time(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with Relay(database_url) as relay, opened(relay.dsn(), size=2, within=0.5) as database:
+            await database.fetch(READY)
+            relay.silent = True
+            for _ in range(5):  # the first on the idle connection, then while connecting
+                with pytest.raises(DatabaseUnavailable, match=r"within 0\.5 seconds"):
+                    await database.fetch(READY)
+            relay.silent = False
+            assert await database.fetch(READY) == [(1,)]
+
+    run(scenario())
+
+
+@behind_a_relay
+def test_of_several_hosts_the_first_that_answers_is_used(run: Any, database_url: str) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        dead = reserved.getsockname()[1]
+
+        async def scenario() -> None:
+            async with Relay(database_url) as relay:
+                dsn = relay.dsn().replace("host=127.0.0.1", "host=127.0.0.1,localhost")
+                dsn = dsn.replace(f"port={relay.port}", f"port={dead},{relay.port}")
+                async with opened(dsn) as database:
+                    assert await database.fetch(READY) == [(1,)]
+
+        run(scenario())

@@ -1,0 +1,95 @@
+"""The schema: made at start-up, the same as the models say."""
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+
+import psycopg2
+import pytest
+
+from database import create_tables
+from tests.servers import HERE
+
+
+def alembic(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=HERE,
+        env=os.environ | {"DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def names(url: str) -> set[str]:
+    """Of everything that the schema `public` holds."""
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace "
+            "UNION SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n' "
+            "UNION SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype = 'e'"
+        )
+        return {name for (name,) in cursor.fetchall()}
+
+
+VERSION_TABLE = {"alembic_version", "alembic_version_pkc"}
+
+
+def test_models_and_migrations_agree(empty_database: str) -> None:
+    create_tables(empty_database)
+    checked = alembic(empty_database, "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_newest_schema_has_the_names_of_the_models(empty_database: str) -> None:
+    create_tables(empty_database)
+    assert names(empty_database) - VERSION_TABLE == {
+        "task_priority",
+        "tasks",
+        "tasks_completed_at_when_completed",
+        "tasks_description_length",
+        "tasks_pkey",
+        "tasks_tags_count",
+        "tasks_title_length",
+        "tasks_user_id_created_at_id_idx",
+        "tasks_user_id_length",
+    }
+
+
+def test_create_tables_again_changes_nothing(empty_database: str) -> None:
+    create_tables(empty_database)
+    before = names(empty_database)
+    create_tables(empty_database)
+    assert names(empty_database) == before
+
+
+def test_downgrading_leaves_nothing_and_upgrading_brings_it_back(empty_database: str) -> None:
+    create_tables(empty_database)
+    before = names(empty_database)
+    assert alembic(empty_database, "downgrade", "base").returncode == 0
+    assert names(empty_database) == VERSION_TABLE
+    assert alembic(empty_database, "upgrade", "head").returncode == 0
+    assert names(empty_database) == before
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "('', gen_random_uuid(), 't', false, null)",
+        "(repeat('x', 129), gen_random_uuid(), 't', false, null)",
+        "('u', gen_random_uuid(), '', false, null)",
+        "('u', gen_random_uuid(), repeat('x', 201), false, null)",
+        "('u', gen_random_uuid(), 't', true, null)",
+        "('u', gen_random_uuid(), 't', false, now())",
+    ],
+)
+@pytest.mark.usefixtures("client")  # whose app has made the table
+def test_the_table_itself_refuses_what_the_contract_excludes(database_url: str, values: str) -> None:
+    insert = f"INSERT INTO tasks (user_id, id, title, completed, completed_at) VALUES {values}"  # noqa: S608
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        with pytest.raises(psycopg2.errors.CheckViolation):
+            cursor.execute(insert)
+        connection.rollback()

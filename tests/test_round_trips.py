@@ -1,0 +1,123 @@
+"""One request is one SQL statement, read off PostgreSQL's own log."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+
+import embedded
+from main import create_app
+from settings import Settings
+from tests.conftest import local
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the log of the embedded server is read from its folder")
+
+
+class Log:
+    """The statements that this client's connections have sent."""
+
+    def __init__(self, url: str, file: Path) -> None:
+        self.url = url
+        self.file = file
+        self.start = 0
+
+    def statements(self) -> list[str]:
+        """Those since the last call."""
+        text = self.file.read_text()[self.start :]
+        self.start += len(text)
+        return [line for line in text.splitlines() if line.startswith("counted|LOG:  statement: ")]
+
+    def drop_connections(self) -> None:
+        """Close all of them, as a database does that goes to sleep."""
+        with closing(psycopg2.connect(self.url)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'counted'"
+            )
+            assert cursor.fetchall() == [(True,)]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
+    folder = tmp_path_factory.mktemp("logged") / "postgres"
+    url = embedded.start(folder)
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER SYSTEM SET log_statement = 'all'")
+            cursor.execute("ALTER SYSTEM SET log_line_prefix = '%a|'")
+            cursor.execute("SELECT pg_reload_conf()")
+    yield Log(url, folder / "log")
+    embedded.stop(folder)
+
+
+@pytest.fixture(scope="module")
+def counted(log: Log, settings: Settings) -> Iterator[TestClient]:
+    url = SecretStr(f"{log.url}&application_name=counted")
+    with TestClient(create_app(settings.model_copy(update={"database_url": url}))) as client:
+        yield client
+
+
+TASK = {"title": "t", "tags": ["a"], "due_date": "2026-12-24T17:00:00Z"}
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["warm", "after all connections were closed"])
+@pytest.mark.parametrize(
+    ("method", "suffix", "body", "status"),
+    [
+        ("POST", "", TASK, 201),
+        ("POST", "", TASK | {"completed": True}, 201),
+        ("GET", "", None, 200),
+        ("GET", "?limit=1", None, 200),
+        ("GET", "/{id}", None, 200),
+        ("PUT", "/{id}", TASK, 200),
+        ("PATCH", "/{id}", {"title": "u", "completed": True}, 200),
+        ("PATCH", "/{id}", {}, 200),
+        ("PATCH", "/{id}/complete", None, 200),
+        ("PATCH", "/{id}/complete", {"completed": True}, 200),
+        ("DELETE", "/{id}", None, 200),
+        ("DELETE", "/00000000-0000-4000-8000-000000000000", None, 404),
+    ],
+)
+def test_each_request_is_one_statement(
+    counted: TestClient, log: Log, url: str, method: str, suffix: str, body: object, status: int, idle: bool
+) -> None:
+    task = counted.post(url, json=TASK).json()
+    counted.post(url, json=TASK)
+    if idle:
+        log.drop_connections()
+    log.statements()
+    answer = counted.request(method, url + suffix.format(id=task["id"]), json=body)
+    assert answer.status_code == status
+    statements = log.statements()
+    assert len(statements) == 1, statements
+    assert statements[0].startswith(("counted|LOG:  statement: SELECT", "counted|LOG:  statement: WITH"))
+
+
+def test_the_next_page_is_one_statement(counted: TestClient, log: Log, url: str) -> None:
+    for _ in range(3):
+        counted.post(url, json=TASK)
+    following = local(counted.get(f"{url}?limit=2").links["next"]["url"])
+    log.statements()
+    assert len(counted.get(following).json()) == 1
+    assert len(log.statements()) == 1
+
+
+def test_readiness_is_one_statement_and_health_is_none(counted: TestClient, log: Log) -> None:
+    counted.get("/health/ready")
+    log.statements()
+    counted.get("/health/ready")
+    assert len(log.statements()) == 1
+    counted.get("/health")
+    assert log.statements() == []
+
+
+def test_input_that_is_refused_never_reaches_the_database(counted: TestClient, log: Log, url: str) -> None:
+    log.statements()
+    assert counted.post(url, json={"title": ""}).status_code == 422
+    assert counted.get(f"{url}?limit=0").status_code == 422
+    assert log.statements() == []

@@ -1,0 +1,110 @@
+"""The settings: where they come from, and what a wrong one says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from settings import Settings, load_settings
+from tests.servers import HERE
+
+NEON = "postgresql://ann:s3cret@ep-cool-name-pooler.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require"
+
+
+@pytest.mark.parametrize("url", ["", "  ", NEON, NEON.replace("postgresql:", "postgres:"), "postgresql:///tasks"])
+def test_a_url_as_neon_prints_it_is_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    settings = load_settings()
+    assert settings.database_url.get_secret_value() == url.strip()
+    assert "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "mysql://ann:s3cret@host/db"),
+        ("DATABASE_URL", "psql 'postgresql://ann:s3cret@host/db'"),
+        ("DATABASE_URL", "host=h user=ann password=s3cret"),
+        ("DATABASE_URL", "postgresql://ann:s3cret@[::1/db"),
+        ("DATABASE_URL", "postgresql://ann:s3cret@host/db?nonsense=1"),
+        ("DATABASE_POOL_SIZE", "0"),
+        ("DATABASE_POOL_SIZE", "-1"),
+        ("DATABASE_POOL_SIZE", "many"),
+        ("DATABASE_POOL_SIZE", "1.5"),
+        ("DATABASE_POOL_SIZE", ""),
+        ("DATABASE_TIMEOUT", "0"),
+        ("DATABASE_TIMEOUT", "nan"),
+        ("DATABASE_TIMEOUT", "inf"),
+        ("DATABASE_TIMEOUT", "5s"),
+        ("CORS_ORIGINS", "localhost:3000"),
+        ("CORS_ORIGINS", "http://localhost:3000/"),
+        ("CORS_ORIGINS", "http://localhost:3000,https://example.com/app"),
+        ("CORS_ORIGINS", "http://a http://b"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as raised:
+        load_settings()
+    sentence = str(raised.value)
+    assert sentence.startswith(f"{name} is wrong: ")
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert "s3cret" not in sentence
+
+
+def test_a_wrong_value_ends_start_up_without_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_TIMEOUT", "soon")
+    command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"]
+    ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert ended.stderr.splitlines() == [
+        "DATABASE_TIMEOUT is wrong: Input should be a valid number, unable to parse string as a number."
+    ]
+
+
+def test_the_environment_wins_over_env_local_which_wins_over_env(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = (tmp_path / ".env", tmp_path / ".env.local")
+    files[0].write_text("DATABASE_POOL_SIZE=1\nDATABASE_TIMEOUT=1\nLOG_LEVEL=debug\n")
+    files[1].write_text("DATABASE_POOL_SIZE=2\nDATABASE_TIMEOUT=2\nVITE_SOMETHING=else\n")
+    monkeypatch.setenv("DATABASE_POOL_SIZE", "3")
+    settings = Settings(_env_file=files)
+    assert (settings.database_pool_size, settings.database_timeout, settings.log_level) == (3, 2, "debug")
+
+
+def test_the_env_file_in_the_repository_holds_the_defaults() -> None:
+    committed = Settings(_env_file=HERE / ".env")
+    assert committed == Settings(_env_file=None)
+    assert committed.model_dump() == {
+        "database_url": committed.database_url,
+        "database_pool_size": 20,
+        "database_timeout": 5,
+        "cors_origins": ["http://localhost:3000", "http://localhost:5173"],
+        "log_level": "info",
+    }
+    assert committed.database_url.get_secret_value() == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("", []),
+        ("*", ["*"]),
+        ("https://app.example.com", ["https://app.example.com"]),
+        (
+            " http://a:1 ,, http://[::1]:2,capacitor://localhost",
+            ["http://a:1", "http://[::1]:2", "capacitor://localhost"],
+        ),
+    ],
+)
+def test_origins_stand_with_commas_between_them(
+    monkeypatch: pytest.MonkeyPatch, value: str, origins: list[str]
+) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", value)
+    assert load_settings().cors_origins == origins

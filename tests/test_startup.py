@@ -1,0 +1,149 @@
+"""The service as a process: it starts, serves, and ends."""
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from contextlib import closing
+from pathlib import Path
+
+import httpx2
+import psutil
+import psycopg2
+import pytest
+
+from tests.servers import HERE, Service, load, service
+
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "tests", "docs", "benchmarks")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the service, with no data of its own yet."""
+    copy = tmp_path / "service"
+    shutil.copytree(HERE, copy, ignore=NOT_COPIED)
+    shutil.copy(HERE / ".env", copy)
+    return copy
+
+
+def wait_for(log: list[str], text: str, times: int = 1) -> None:
+    """Wait until so many lines of the log hold the text, for at most a minute."""
+    for _ in range(600):
+        if sum(text in line for line in log) >= times:
+            return
+        time.sleep(0.1)
+    raise AssertionError("\n".join(log))
+
+
+def create(started: Service) -> None:
+    answer = httpx2.post(f"{started.url}/api/ann/tasks", json={"title": "kept"})
+    assert answer.status_code == 201
+
+
+def titles(started: Service) -> list[str]:
+    return [task["title"] for task in httpx2.get(f"{started.url}/api/ann/tasks").json()]
+
+
+def postgres_of(folder: Path) -> list[int]:
+    """The servers whose data is there."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "postgres" and str(folder / ".postgres") in (process.info["cmdline"] or [])
+    ]
+
+
+def test_without_a_database_url_it_brings_its_own_and_keeps_its_data(checkout: Path) -> None:
+    with service(folder=checkout, DATABASE_URL="") as first:
+        create(first)
+        assert len(postgres_of(checkout)) == 1
+        assert sum("Database: embedded PostgreSQL" in line for line in first.log) == 1
+        first.stop()
+    assert postgres_of(checkout) == []
+    with service(folder=checkout, DATABASE_URL="") as second:
+        assert titles(second) == ["kept"]
+
+
+def test_two_services_share_one_embedded_database_until_the_last_ends(checkout: Path) -> None:
+    with service(folder=checkout, DATABASE_URL="") as first, service(folder=checkout, DATABASE_URL="") as second:
+        create(first)
+        assert titles(second) == ["kept"]
+        first.stop()
+        create(second)
+        assert len(postgres_of(checkout)) == 1
+        second.stop()
+    assert postgres_of(checkout) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_service_that_was_killed_leaves_nothing_in_the_way(checkout: Path) -> None:
+    with service(folder=checkout, DATABASE_URL="") as first:
+        create(first)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait(10)
+    with service(folder=checkout, DATABASE_URL="") as second:
+        assert titles(second) == ["kept"]
+        second.stop()
+    assert postgres_of(checkout) == [], "a user that is dead keeps the server running"
+
+
+def test_an_embedded_server_that_was_killed_starts_again(checkout: Path) -> None:
+    with service(folder=checkout, DATABASE_URL="") as first:
+        create(first)
+        (server,) = postgres_of(checkout)
+        pid_file = (checkout / ".postgres/postmaster.pid").read_text()
+        first.process.kill()
+        first.process.wait(10)
+        psutil.Process(server).kill()
+        psutil.Process(server).wait(10)
+    # As after a restart of the machine: its number now belongs to something else, here this test.
+    (checkout / ".postgres/postmaster.pid").write_text(pid_file.replace(str(server), str(os.getpid()), 1))
+    with service(folder=checkout, DATABASE_URL="") as second:
+        assert titles(second) == ["kept"]
+
+
+def test_the_log_says_which_database_and_never_the_password(empty_database: str) -> None:
+    url = empty_database.replace("postgres@", "postgres:s3cret@")
+    with service(DATABASE_URL=url) as started:
+        assert httpx2.get(f"{started.url}/health/ready").status_code == 200
+    lines = [line for line in started.log if "Database" in line]
+    assert len(lines) == 1
+    assert "test_" in lines[0]
+    assert "s3cret" not in "\n".join(started.log)
+
+
+def test_eight_workers_that_start_at_once_on_an_empty_database_all_come_up(empty_database: str) -> None:
+    with service("--workers", "8", DATABASE_URL=empty_database, DATABASE_POOL_SIZE="2") as started:
+        wait_for(started.log, "Application startup complete", 8)
+        create(started)
+        assert titles(started) == ["kept"]
+    assert not [line for line in started.log if "ERROR" in line or "Traceback" in line]
+
+
+def test_after_sigterm_it_ends_and_leaves_no_session(empty_database: str, database_url: str) -> None:
+    with service(DATABASE_URL=empty_database) as started:
+        create(started)
+        assert started.stop() in (0, -signal.SIGTERM)
+    name = empty_database.partition("?")[0].rpartition("/")[2]
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [name])
+        assert cursor.fetchone() == (0,)
+
+
+def test_a_worker_stays_under_100_mb_after_10_000_requests_on_200_connections(empty_database: str) -> None:
+    requests = []
+    for number in range(2_500):
+        path = f"/api/user-{number % 50}/tasks"
+        requests += [
+            ("POST", path, b'{"title": "t", "description": "%s", "tags": ["a", "b"]}' % (b"x" * 500)),
+            ("GET", f"{path}?limit=20", b""),
+            ("GET", path, b""),
+            ("GET", "/health", b""),
+        ]
+    with service("--no-access-log", DATABASE_URL=empty_database) as started:
+        statuses = asyncio.run(load(started.url, requests, connections=200))
+        memory = psutil.Process(started.process.pid).memory_info().rss
+    assert len(statuses) == 10_000
+    assert set(statuses) == {200, 201}
+    assert memory < 100_000_000, f"{memory / 1e6:.1f} MB"
