@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import psycopg2
 import pytest
+from alembic.script import ScriptDirectory
 
-from database import create_tables
+from database import MIGRATIONS, create_tables
 from tests.servers import HERE
 
 
@@ -57,6 +59,13 @@ def test_the_newest_schema_has_the_names_of_the_models(empty_database: str) -> N
         "tasks_user_id_created_at_id_idx",
         "tasks_user_id_length",
     }
+
+
+def test_the_number_of_a_migration_is_its_revision_and_the_highest_is_the_newest() -> None:
+    script = ScriptDirectory(str(MIGRATIONS))
+    revisions = {Path(revision.path).stem.partition("_")[0]: revision.revision for revision in script.walk_revisions()}
+    assert all(number == revision for number, revision in revisions.items())
+    assert script.get_heads() == [max(revisions)]
 
 
 def test_create_tables_again_changes_nothing(empty_database: str) -> None:
