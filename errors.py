@@ -30,6 +30,11 @@ def not_found() -> HTTPException:
     return HTTPException(404, "There is no such task.")
 
 
+def precondition_failed() -> HTTPException:
+    """The task is no longer the one that the client has seen."""
+    return HTTPException(412, "The task has been changed since.")
+
+
 def invalid(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidationError:
     """An input that breaks a rule which no schema can state."""
     return RequestValidationError([{"loc": loc, "msg": msg, "type": kind}])
@@ -129,6 +134,10 @@ INVALID: dict[int | str, dict[str, Any]] = {
 }
 UNAVAILABLE: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "The database does not answer; trying again later may help."}
+}
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is still the one that the client has."}}
+PRECONDITION_FAILED: dict[int | str, dict[str, Any]] = {
+    412: {"model": Problem, "description": "`If-Match` names an older version; nothing was changed."}
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "The user has no such task."}}
 

@@ -15,7 +15,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 
 import errors
 from database import Database, DatabaseUnavailable, create_tables
-from routes import health, tasks
+from routes import health, tasks, users
 from settings import HERE, Settings, load_settings
 
 logger = logging.getLogger("tasks")
@@ -41,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(health.router)
     app.include_router(tasks.router, max_body_size=errors.MAX_BODY_SIZE)
+    app.include_router(users.router)
     errors.document(app)
     return app
 

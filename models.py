@@ -4,7 +4,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import ARRAY, CheckConstraint, DateTime, Enum, Index, PrimaryKeyConstraint, Text, func, text
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, Enum, Index, PrimaryKeyConstraint, Text, func, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Column, Field, SQLModel
 
 
@@ -66,3 +67,8 @@ class Task(SQLModel, table=True):
     order: int | None = None
     created_at: datetime = Field(sa_column=_timestamp())
     updated_at: datetime = Field(sa_column=_timestamp())
+    # One more at every change: the ETag. It starts anywhere, so that a task that is created again
+    # under the id of a deleted one (an Idempotency-Key, sent again) has none of its old ETags.
+    version: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("1")})
+    # Of the body that an Idempotency-Key came with: tells the same request from another.
+    fingerprint: UUID | None = None

@@ -2,7 +2,8 @@
 
 They are built from `models` and compiled once. Each names the owner, each is whole by itself (it
 needs no other statement before or after it), and each that answers with a task has PostgreSQL
-write the JSON.
+write the JSON. A statement with options is built for each combination that is asked for, so that
+PostgreSQL never plans a condition that was not given.
 
 They keep to what a distributed table takes as well (Citus): `now()` stands alone, never inside
 CASE or coalesce, and JSON is made outside of the INSERT, UPDATE or DELETE.
@@ -10,35 +11,14 @@ CASE or coalesce, and JSON is made outside of the INSERT, UPDATE or DELETE.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, TypeVarTuple
+from typing import Any, Generic, Literal, TypeVarTuple
 
-from sqlalchemy import (
-    CTE,
-    Boolean,
-    ColumnElement,
-    DateTime,
-    FromClause,
-    Integer,
-    Select,
-    Text,
-    Uuid,
-    bindparam,
-    case,
-    cast,
-    delete,
-    func,
-    insert,
-    literal,
-    literal_column,
-    not_,
-    select,
-    tuple_,
-    update,
-)
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlmodel import col
 
-from models import Task
+from models import Priority, Task
 
 Columns = TypeVarTuple("Columns")
 
@@ -54,36 +34,39 @@ class Statement(Generic[*Columns]):
     constants: dict[str, Any]
 
 
-def _compiled(statement: Select[*Columns]) -> Statement[*Columns]:
+def _compiled(statement: sa.Select[*Columns]) -> Statement[*Columns]:
     compiled = statement.compile(dialect=PGDialect_psycopg2())  # type: ignore[no-untyped-call]
-    constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
+    constants = {name: bind.value for bind, name in compiled.bind_names.items() if not bind.required}
     return Statement(compiled.string, constants)
 
 
 # ---- Parts ----------------------------------------------------------------------------------
 
+TASKS: sa.Table = Task.__table__  # type: ignore[attr-defined]  # SQLModel adds it to a table's class
+WRITABLE = ("title", "description", "completed", "priority", "tags", "due_date", "order")
+
 # The values that a request brings. One that is forgotten is a KeyError, not a NULL.
-USER_ID = bindparam("user_id", type_=Text)
-TASK_ID = bindparam("task_id", type_=Uuid)
-NOW = bindparam("now", type_=DateTime(timezone=True))
-TASKS_URL = bindparam("tasks_url", type_=Text)  # of the collection, with a slash at its end
+USER_ID = sa.bindparam("user_id", type_=sa.Text)
+TASK_ID = sa.bindparam("task_id", type_=sa.Uuid)
+NOW = sa.bindparam("now", type_=sa.DateTime(timezone=True))
+TASKS_URL = sa.bindparam("tasks_url", type_=sa.Text)  # of the collection, with a slash at its end
 
 MINE = col(Task.user_id) == USER_ID
 MINE_AND_THIS = MINE & (col(Task.id) == TASK_ID)
+OF_THIS_VERSION = col(Task.version) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
 
 
-def _rfc3339(moment: ColumnElement[Any]) -> ColumnElement[str]:
-    in_utc = func.timezone(literal_column("'UTC'", Text), moment)
-    return func.to_char(in_utc, literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""", Text))
+def _rfc3339(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    in_utc = sa.func.timezone(sa.literal_column("'UTC'", sa.Text), moment)
+    return sa.func.to_char(in_utc, sa.literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""", sa.Text))
 
 
-def _fields(source: FromClause) -> list[ColumnElement[Any]]:
-    """The fields of a task as the client sees them, in that order."""
-    row = source.c
+def _fields(row: Any) -> list[sa.ColumnElement[Any]]:
+    """The fields of a task as the client sees them, in that order, from columns of these names."""
     return [
         row.id,
         row.user_id,
-        (TASKS_URL + cast(row.id, Text)).label("url"),
+        (TASKS_URL + sa.cast(row.id, sa.Text)).label("url"),
         row.title,
         row.description,
         row.completed,
@@ -97,67 +80,193 @@ def _fields(source: FromClause) -> list[ColumnElement[Any]]:
     ]
 
 
-def _as_json(rows: Select[*tuple[Any, ...]]) -> Statement[str]:
-    """One JSON object, as text, for each of the rows."""
-    task = rows.subquery("task")
-    return _compiled(select(cast(func.row_to_json(task.table_valued()), Text)))
+def _json(task: Any) -> sa.ColumnElement[str]:
+    return sa.cast(sa.func.row_to_json(task.table_valued()), sa.Text)
 
 
-def _written(rows: CTE) -> Statement[str]:
-    """One JSON object for each row that an INSERT, UPDATE or DELETE returns."""
-    return _as_json(select(*_fields(rows)))
+def _tasks(rows: sa.FromClause) -> sa.Select[str, int]:
+    """The JSON and the version of each of the rows, which have the columns of the table."""
+    task = sa.select(*_fields(rows.c)).correlate(rows).lateral("task")
+    return sa.select(_json(task), rows.c.version).select_from(rows.join(task, sa.true()))
 
 
-def _completion(completed: ColumnElement[bool]) -> dict[str, Any]:
+def _completion(completed: sa.ColumnElement[bool]) -> dict[str, Any]:
     """What to set for a new value of `completed`. A time that is there already is kept."""
-    since = func.coalesce(col(Task.completed_at), NOW)
-    return {"completed": completed, "completed_at": case((completed, since))}
+    since = sa.func.coalesce(col(Task.completed_at), NOW)
+    return {"completed": completed, "completed_at": sa.case((completed, since))}
 
 
-# ---- Statements -----------------------------------------------------------------------------
-
-TABLE = Task.__table__  # type: ignore[attr-defined]  # SQLModel adds it to a class with table=True
-WRITABLE = ("title", "description", "completed", "priority", "tags", "due_date", "order")
-
-READY = _compiled(select(literal_column("1", Integer)))
-
-READ_TASK = _as_json(select(*_fields(TABLE)).where(MINE_AND_THIS))
-
-
-@lru_cache
-def list_tasks(*, after: bool) -> Statement[str]:
-    """A page of the user's tasks, newest first. With `after`: only those behind that place."""
-    place = tuple_(col(Task.created_at), col(Task.id))
-    page = select(*_fields(TABLE)).where(MINE).limit(bindparam("limit"))
-    if after:
-        page = page.where(place < tuple_(bindparam("after_created_at"), bindparam("after_id")))
-    return _as_json(page.order_by(col(Task.created_at).desc(), col(Task.id).desc()))
-
-
-@lru_cache
-def create_task(*, completed: bool) -> Statement[str]:
-    """A new task. It has been completed now, or not yet."""
-    values: dict[str, Any] = {name: bindparam(name) for name in WRITABLE}
-    values |= {"completed": literal(completed), "completed_at": func.now() if completed else None}
-    created = insert(Task).values(user_id=USER_ID, id=TASK_ID, **values, created_at=func.now(), updated_at=func.now())
-    return _written(created.returning(TABLE).cte("created"))
-
-
-@lru_cache(maxsize=128)  # as many as there are sets of fields
-def update_task(names: frozenset[str]) -> Statement[str]:
-    """One task, with new values for the fields of these names."""
-    values: dict[str, Any] = {name: bindparam(name) for name in names}
+def _new_values(names: frozenset[str]) -> dict[str, Any]:
+    """What an UPDATE sets for new values of the fields of these names."""
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in names}
     if "completed" in names:
-        values |= _completion(bindparam("completed", type_=Boolean))
-    changed = update(Task).where(MINE_AND_THIS).values(**values, updated_at=func.now())
-    return _written(changed.returning(TABLE).cte("changed"))
+        values |= _completion(sa.bindparam("completed", type_=sa.Boolean))
+    return values | {"updated_at": sa.func.now(), "version": col(Task.version) + 1}
 
 
-def _toggle_task() -> Statement[str]:
-    changed = update(Task).where(MINE_AND_THIS).values(**_completion(not_(col(Task.completed))), updated_at=func.now())
-    return _written(changed.returning(TABLE).cte("changed"))
+# ---- One task -------------------------------------------------------------------------------
+
+READY = _compiled(sa.select(sa.literal_column("1", sa.Integer)))
+
+READ_TASK = _compiled(_tasks(TASKS).where(MINE_AND_THIS))
 
 
-TOGGLE_TASK = _toggle_task()
+@lru_cache
+def create_task(*, completed: bool, keyed: bool) -> Statement[str, int, Any]:
+    """A new task, completed now or not yet; its JSON, version and fingerprint.
 
-DELETE_TASK = _written(delete(Task).where(MINE_AND_THIS).returning(TABLE).cte("deleted"))
+    With `keyed` one that has this id already is left as it is and returned instead; the version
+    tells which of the two it was, as a new task has the one that was handed in.
+    """
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in (*WRITABLE, "version", "fingerprint")}
+    values |= {"completed": sa.literal(completed), "completed_at": sa.func.now() if completed else None}
+    values |= {"user_id": USER_ID, "id": TASK_ID, "created_at": sa.func.now(), "updated_at": sa.func.now()}
+    create = insert(Task).values(values)
+    if keyed:
+        # DO NOTHING returns no row, and a SELECT beside it would not see one that has just been
+        # committed elsewhere. Setting a column to itself locks the row and returns it.
+        create = create.on_conflict_do_update(index_elements=["user_id", "id"], set_={"version": col(Task.version)})
+    created = create.returning(TASKS).cte("created")
+    return _compiled(_tasks(created).add_columns(created.c.fingerprint))
+
+
+@lru_cache(maxsize=256)  # twice as many as there are sets of fields
+def update_task(names: frozenset[str], *, guarded: bool) -> Statement[str | None, int | None]:
+    """One task with new values for the fields of these names."""
+    return _written(sa.update(Task).values(_new_values(names)), guarded=guarded)
+
+
+@lru_cache
+def toggle_task(*, guarded: bool) -> Statement[str | None, int | None]:
+    """One task, completed if it was not, and the other way round."""
+    values = _new_values(frozenset()) | _completion(sa.not_(col(Task.completed)))
+    return _written(sa.update(Task).values(values), guarded=guarded)
+
+
+@lru_cache
+def delete_task(*, guarded: bool) -> Statement[str | None, int | None]:
+    """One task, deleted."""
+    return _written(sa.delete(Task), guarded=guarded)
+
+
+def _written(write: sa.Update | sa.Delete, *, guarded: bool) -> Statement[str | None, int | None]:
+    """Write to this task; its JSON and version, and no row when it does not exist.
+
+    With `guarded` only when it has one of the `versions`, and else a row of NULLs.
+    """
+    if not guarded:
+        return _compiled(_tasks(write.where(MINE_AND_THIS).returning(TASKS).cte("written")))
+    written = _tasks(write.where(MINE_AND_THIS, OF_THIS_VERSION).returning(TASKS).cte("written")).subquery("answer")
+    exists = sa.select(col(Task.id)).where(MINE_AND_THIS).subquery("existing")
+    return _compiled(sa.select(*written.c).select_from(exists.outerjoin(written, sa.true())))
+
+
+# ---- Many tasks -----------------------------------------------------------------------------
+
+TEXT = col(Task.title) + "\n" + sa.func.coalesce(col(Task.description), "")
+
+
+def _given(name: str, kind: Any) -> sa.BindParameter[Any]:
+    return sa.bindparam(f"filter_{name}", type_=kind)  # an UPDATE has a value of the plain name too
+
+
+FILTERS: dict[str, sa.ColumnElement[bool]] = {
+    "completed": col(Task.completed) == _given("completed", sa.Boolean),
+    "priority": col(Task.priority) == sa.any_(_given("priority", ARRAY(TASKS.c.priority.type))),
+    "tag": TASKS.c.tags.contains(_given("tag", ARRAY(sa.Text))),
+    "q": TEXT.op("ILIKE", is_comparison=True)(sa.all_(_given("q", ARRAY(sa.Text)))),
+    "due_before": col(Task.due_date) < _given("due_before", TASKS.c.due_date.type),
+    "due_after": col(Task.due_date) > _given("due_after", TASKS.c.due_date.type),
+    "updated_after": col(Task.updated_at) > _given("updated_after", TASKS.c.updated_at.type),
+}
+
+
+def filter_values(given: dict[str, Any]) -> dict[str, Any]:
+    """What the filters take, from what is given by their names."""
+    return {f"filter_{name}": value for name, value in given.items()}
+
+
+def _sort_key(name: str, value: Any) -> Any:
+    """What is compared for the sort `name`, of a column or of a place in the list."""
+    if name == "title":
+        # By code point, so that the order is the same on every server, whatever its language.
+        return sa.func.lower(value).collate("C")
+    return value
+
+
+def _selected(filters: frozenset[str]) -> sa.ColumnElement[bool]:
+    return sa.and_(MINE, *(FILTERS[name] for name in sorted(filters)))
+
+
+@lru_cache(maxsize=512)
+def list_tasks(
+    sort: str, filters: frozenset[str], *, after: Literal["start", "value", "null"], total: bool
+) -> Statement[str | None, int | None]:
+    """A page of the tasks that the filters select, in the order `sort`; the JSON of each.
+
+    With `after` only those behind a place in that order, whose key is a value or null. With
+    `total` the second column is the number that the filters select, and an empty page is one row
+    of that number alone.
+    """
+    name, descending = sort.removeprefix("-"), sort.startswith("-")
+    page = sa.select(*_fields(TASKS.c)).where(_selected(filters)).limit(sa.bindparam("limit"))
+    if after != "start":
+        page = page.where(_behind(name, descending=descending, null=after == "null"))
+    order = [key.desc() if descending else key for key in (_sort_key(name, TASKS.c[name]), TASKS.c.id)]
+    task = page.order_by(*order).subquery("task")
+    if not total:
+        return _compiled(sa.select(_json(task), sa.null()))
+    counted = sa.select(sa.func.count().label("total")).where(_selected(filters)).subquery("counted")
+    return _compiled(sa.select(_json(task), counted.c.total).select_from(counted.outerjoin(task, sa.true())))
+
+
+def _behind(name: str, *, descending: bool, null: bool) -> sa.ColumnElement[bool]:
+    """Whether a task comes after a place in the list. Nulls are last, or first when descending."""
+    column, place_id = TASKS.c[name], sa.bindparam("after_id", type_=sa.Uuid)
+    here = sa.tuple_(_sort_key(name, column), TASKS.c.id)
+    place = sa.tuple_(_sort_key(name, sa.bindparam("after_value", type_=column.type)), place_id)
+    if descending:
+        return column.is_not(None) | (TASKS.c.id < place_id) if null else here < place
+    if null:
+        return column.is_(None) & (TASKS.c.id > place_id)
+    return (here > place) | column.is_(None) if column.nullable else here > place
+
+
+@lru_cache(maxsize=512)
+def update_tasks(names: frozenset[str], filters: frozenset[str]) -> Statement[int]:
+    """All tasks that the filters select, with new values for these fields; how many."""
+    return _counted(sa.update(Task).values(_new_values(names)), filters)
+
+
+@lru_cache(maxsize=128)
+def delete_tasks(filters: frozenset[str]) -> Statement[int]:
+    """All tasks that the filters select, deleted; how many."""
+    return _counted(sa.delete(Task), filters)
+
+
+def _counted(write: sa.Update | sa.Delete, filters: frozenset[str]) -> Statement[int]:
+    written = write.where(_selected(filters)).returning(TASKS.c.id).cte("written")
+    return _compiled(sa.select(sa.func.count()).select_from(written))
+
+
+def _summary() -> Statement[str]:
+    """The user's numbers, as a JSON object."""
+
+    def number(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        return sa.func.count().filter(condition)
+
+    tag = sa.func.unnest(TASKS.c.tags).label("tag")
+    tags = sa.select(tag, sa.func.count().label("n")).where(MINE).group_by(tag).subquery("tags")
+    in_order = aggregate_order_by(tags.c.n, tags.c.tag.collate("C"))
+    by_tag = sa.select(sa.func.coalesce(sa.func.json_object_agg(tags.c.tag, in_order), sa.literal_column("'{}'")))
+    by_priority = [part for kind in Priority for part in (kind.value, number(TASKS.c.priority == kind))]
+    numbers = sa.func.json_build_object(
+        *("user_id", USER_ID, "total", sa.func.count()),
+        *("completed", number(TASKS.c.completed), "pending", number(~TASKS.c.completed)),
+        *("overdue", number(~TASKS.c.completed & (TASKS.c.due_date < sa.func.now()))),
+        *("priorities", sa.func.json_build_object(*by_priority), "tags", by_tag.scalar_subquery()),
+    )
+    return _compiled(sa.select(sa.cast(numbers, sa.Text)).where(MINE))
+
+
+SUMMARY = _summary()

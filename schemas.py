@@ -1,13 +1,14 @@
-"""What goes over the wire: path and query parameters, request bodies, answers, problems."""
+"""What goes over the wire: path, query and header parameters, request bodies, answers, problems."""
 
 import base64
 import hashlib
+import json
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Path
+from fastapi import Header, Path
 from pydantic import (
     MISSING,
     AfterValidator,
@@ -17,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
 )
 from pydantic_core import PydanticCustomError
 
@@ -52,6 +54,14 @@ def _drop_duplicates(values: list[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
+def _true_or_false(value: object) -> bool:
+    if value not in ("true", "false"):  # pydantic alone takes yes, on, 1 and more
+        raise PydanticCustomError("bool_parsing", "Input should be true or false")
+    return value == "true"
+
+
+NoNul = Annotated[str, AfterValidator(_no_nul)]
+Flag = Annotated[bool, BeforeValidator(_true_or_false)]  # in a URL
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_is_rfc3339), AfterValidator(_to_utc)]
 Title = Annotated[
     str,
@@ -60,28 +70,23 @@ Title = Annotated[
     Field(description="1 to 200 characters after trimming.", examples=["Buy milk"]),
 ]
 Description = Annotated[
-    str,
-    StringConstraints(max_length=2000),
-    AfterValidator(_no_nul),
-    Field(description="At most 2,000 characters.", examples=["Two litres, the blue one"]),
+    NoNul, Field(max_length=2000, description="At most 2,000 characters.", examples=["Two litres, the blue one"])
 ]
+Completed = Annotated[bool, Field(strict=True, description="Whether it is done.")]
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50), AfterValidator(_no_nul)]
 Tags = Annotated[
     list[Tag],
     Field(max_length=20, description="At most 20, each 1 to 50 characters after trimming.", examples=[["home"]]),
     AfterValidator(_drop_duplicates),
 ]
-Completed = Annotated[bool, Field(strict=True, description="Whether it is done.")]
-Order = Annotated[
-    int,
-    Field(strict=True, ge=-(2**31), le=2**31 - 1, description="A place for ordering by hand.", examples=[1]),
-]
 DueDate = Annotated[
-    Timestamp,
-    Field(description="RFC 3339 with an offset; answered in UTC.", examples=["2026-12-24T18:00:00Z"]),
+    Timestamp, Field(description="RFC 3339 with an offset; answered in UTC.", examples=["2026-12-24T18:00:00Z"])
+]
+Order = Annotated[
+    int, Field(strict=True, ge=-(2**31), le=2**31 - 1, description="A place for ordering by hand.", examples=[1])
 ]
 
-# ---- Path and query parameters --------------------------------------------------------------
+# ---- Path and header parameters -------------------------------------------------------------
 
 UserId = Annotated[
     str,
@@ -94,53 +99,104 @@ UserId = Annotated[
     ),
 ]
 TaskId = Annotated[UUID, Path(description="Which task.")]
+IfMatch = Annotated[str | None, Header(description="An `ETag` that the task must still have, else 412. `*` is any.")]
+IfNoneMatch = Annotated[str | None, Header(description="An `ETag`. While it is still the same, the answer is 304.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern="^[!-~]+$",
+        description="Any text of your own. The same key and body, sent again, make no second task.",
+    ),
+]
+
+# ---- Query parameters -----------------------------------------------------------------------
+
+LIKE_SPECIAL = re.compile(r"[%_\\]")
+AS_ITSELF = r"\\\g<0>"
 
 
-class ListQuery(BaseModel):
-    """The query parameters of a list."""
+class Filters(BaseModel):
+    """Which tasks: those for which everything that is given holds."""
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many tasks in one page.")] = 1000
-    cursor: Annotated[
-        str | None,
-        Field(description="Where the page before ended. Opaque: follow `Link`, do not make one."),
-    ] = None
+    completed: Annotated[Flag | MISSING, Field(description="Whether they are done.")] = MISSING
+    priority: Annotated[list[Priority] | MISSING, Field(description="Repeat it for any of several.")] = MISSING
+    tag: Annotated[list[Tag] | MISSING, Field(description="Repeat it for all of several.")] = MISSING
+    q: Annotated[NoNul | MISSING, Field(description="Words, all in title or description, whatever the case.")] = MISSING
+    due_before: Annotated[Timestamp | MISSING, Field(description="Due earlier than this.")] = MISSING
+    due_after: Annotated[Timestamp | MISSING, Field(description="Due later than this.")] = MISSING
+    updated_after: Annotated[Timestamp | MISSING, Field(description="Changed later than this.")] = MISSING
+
+    def given(self) -> dict[str, Any]:
+        """Return what is given, by name, as `queries.FILTERS` takes it."""
+        values = self.model_dump(include=set(Filters.model_fields))
+        if "q" in values:
+            values["q"] = [f"%{LIKE_SPECIAL.sub(AS_ITSELF, word)}%" for word in values["q"].split()]
+        return values
 
 
-class Cursor(BaseModel):
-    """The place in a list where one page ends and the next begins: the last task that was shown."""
-
-    created_at: Timestamp
-    id: UUID
-
-    def encode(self, user_id: str) -> str:
-        """Return it as text for a URL, bound to the list it was made for."""
-        position = self.model_dump_json().encode()
-        return base64.urlsafe_b64encode(_checksum(user_id, position) + position).rstrip(b"=").decode()
-
-    @classmethod
-    def decode(cls, text: str, user_id: str) -> Self:
-        """Read what `encode` wrote.
-
-        Raises ValueError when the text was cut, changed or made for another list.
-        """
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        checksum, position = raw[:CHECKSUM_BYTES], raw[CHECKSUM_BYTES:]
-        if checksum != _checksum(user_id, position):
-            raise ValueError("the cursor was not made for this list")
-        cursor = cls.model_validate_json(position)
-        if cursor.encode(user_id) != text:  # base64 has several spellings of one value
-            raise ValueError("the cursor was changed")
-        return cursor
-
-
+# What a list can be sorted by, and what a cursor holds of it. A leading "-" turns the order round.
+SORTS: dict[str, Any] = {
+    "created_at": Timestamp,
+    "updated_at": Timestamp,
+    "due_date": Timestamp | None,
+    "priority": Priority,
+    "title": NoNul,
+    "order": Order | None,
+}
+PLACES: dict[str, TypeAdapter[tuple[Any, UUID]]]
+PLACES = {name: TypeAdapter(tuple[kind, UUID]) for name, kind in SORTS.items()}  # type: ignore[valid-type]
 CHECKSUM_BYTES = 9
 
 
-def _checksum(user_id: str, position: bytes) -> bytes:
-    # Not a signature: whoever forges one gains nothing but another place in their own list.
-    return hashlib.blake2b(user_id.encode() + b"\0" + position, digest_size=CHECKSUM_BYTES).digest()
+def _is_sort(value: str) -> str:
+    if value.removeprefix("-") not in SORTS:
+        raise PydanticCustomError("sort", "Input should be one of the fields that a list can be sorted by")
+    return value
+
+
+class ListQuery(Filters):
+    """Which tasks, in which order, and how many at once."""
+
+    sort: Annotated[
+        str,
+        AfterValidator(_is_sort),
+        Field(
+            description="A null `due_date` or `order` comes last, and first with `-`. Ties are broken by `id`.",
+            json_schema_extra={"enum": [sign + name for name in SORTS for sign in ("", "-")]},
+        ),
+    ] = "-created_at"
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many in one page.")] = 1000
+    total: Annotated[Flag, Field(description="Whether to answer with `X-Total-Count`.")] = False
+    cursor: Annotated[str | None, Field(description="Where the page before ended: follow `Link`, do not make one.")] = (
+        None
+    )
+
+    def cursor_after(self, task: dict[str, Any], user_id: str) -> str:
+        """Return the cursor of the page that begins behind `task`, as it was answered."""
+        place = json.dumps([task[self.sort.removeprefix("-")], task["id"]], ensure_ascii=False).encode()
+        return base64.urlsafe_b64encode(self._checksum(place, user_id) + place).rstrip(b"=").decode()
+
+    def place(self, user_id: str) -> tuple[Any, UUID]:
+        """Return what the cursor holds: the value that is sorted by, and the id.
+
+        Raises ValueError when it was cut, changed, or made for another list.
+        """
+        text = self.cursor or ""
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        checksum, place = raw[:CHECKSUM_BYTES], raw[CHECKSUM_BYTES:]
+        same = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()  # base64 has several spellings of one value
+        if checksum != self._checksum(place, user_id) or text != same:
+            raise ValueError("the cursor was not made for this list")
+        return PLACES[self.sort.removeprefix("-")].validate_json(place)
+
+    def _checksum(self, place: bytes, user_id: str) -> bytes:
+        # Not a signature: whoever forges one gains nothing but another place in their own list.
+        made_for = json.dumps([user_id, self.sort, self.model_dump_json(include=set(Filters.model_fields))])
+        return hashlib.blake2b(made_for.encode() + place, digest_size=CHECKSUM_BYTES).digest()
 
 
 # ---- Request bodies -------------------------------------------------------------------------
@@ -191,13 +247,37 @@ class Task(BaseModel):
     title: Title
     description: Description | None
     completed: Completed
-    completed_at: Annotated[Timestamp | None, Field(description="When it was completed, in UTC.")]
+    completed_at: Annotated[Timestamp | None, Field(description="Since when it is done, in UTC.")]
     priority: Priority
     tags: Tags
     due_date: DueDate | None
     order: Order | None
     created_at: Annotated[Timestamp, Field(description="In UTC.")]
     updated_at: Annotated[Timestamp, Field(description="When anything of it last changed, in UTC.")]
+
+
+class Updated(BaseModel):
+    """How many tasks were changed."""
+
+    updated: int
+
+
+class Deleted(BaseModel):
+    """How many tasks were deleted."""
+
+    deleted: int
+
+
+class Summary(BaseModel):
+    """A user's tasks in numbers."""
+
+    user_id: str
+    total: int
+    completed: int
+    pending: int
+    overdue: Annotated[int, Field(description="Not done, and the due date has passed.")]
+    priorities: dict[Priority, int]
+    tags: Annotated[dict[str, int], Field(description="How many tasks have each tag.", examples=[{"home": 3}])]
 
 
 class Problem(BaseModel):
@@ -213,7 +293,7 @@ class Problem(BaseModel):
 class InputError(BaseModel):
     """One rule that the input breaks. The input itself is never shown."""
 
-    loc: Annotated[list[str | int], Field(description="Where: body, path or query, then the name.")]
+    loc: Annotated[list[str | int], Field(description="Where: body, path, query or header, then the name.")]
     msg: Annotated[str, Field(description="What is wrong there, for people.")]
     type: Annotated[str, Field(description="The kind of error, for programs.")]
 

@@ -1,113 +1,223 @@
-"""The tasks of a user.
+"""The tasks of a user. Each endpoint is one SQL statement, and the JSON it makes is passed on."""
 
-Each endpoint is one SQL statement. PostgreSQL writes the JSON and it is passed on as it is.
-"""
-
+import hashlib
 import json
 import re
+import secrets
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVarTuple
 from urllib.parse import quote, urlencode
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Query, Request, Response
 
+import errors
 import queries
-from errors import INVALID, NOT_FOUND, UNAVAILABLE, invalid, not_found
+import schemas
 from queries import Statement
-from schemas import Completion, Cursor, ListQuery, Task, TaskId, TaskInput, TaskPatch, UserId
+from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
-router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=INVALID | UNAVAILABLE)
+router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=errors.INVALID | errors.UNAVAILABLE)
+
+Columns = TypeVarTuple("Columns")
+Filters = Annotated[schemas.Filters, Query()]
 
 ALL_FIELDS = frozenset(TaskInput.model_fields)
 HOST = re.compile(r"[\w.:\[\]-]+", re.ASCII)
+VERSION = re.compile(r'"(\d{1,18})"')
+
+# ---- Many tasks -----------------------------------------------------------------------------
 
 
-@router.get("", response_model=list[Task])
-async def list_tasks(request: Request, user_id: UserId, query: Annotated[ListQuery, Query()]) -> Response:
+@router.get("", response_model=list[schemas.Task], responses=errors.NOT_MODIFIED)
+async def list_tasks(
+    request: Request,
+    user_id: UserId,
+    query: Annotated[schemas.ListQuery, Query()],
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """A page of the user's tasks, newest first.
 
-    When more follow, the header `Link` has the address of the next page. Following it to the end
-    gives each task once, also while others are added or removed.
+    When more follow, `Link` has the address of the next page. Following it to the end gives each
+    task once, also while others are added or removed.
     """
+    filters = query.given()
     values: dict[str, Any] = {"limit": query.limit + 1}  # one more than is shown tells whether more follow
     if query.cursor is not None:
         try:
-            after = Cursor.decode(query.cursor, user_id)
+            values["after_value"], values["after_id"] = query.place(user_id)
         except ValueError:
-            raise invalid(("query", "cursor"), "Cursor is not one of this list", "cursor_invalid") from None
-        values |= {"after_created_at": after.created_at, "after_id": str(after.id)}
-    rows = await _fetch(request, user_id, queries.list_tasks(after=query.cursor is not None), **values)
-    page = [task for (task,) in rows[: query.limit]]
-    headers = {}
+            raise errors.invalid(("query", "cursor"), "Cursor is not one of this list", "cursor") from None
+    after = "start" if query.cursor is None else "null" if values["after_value"] is None else "value"
+    statement = queries.list_tasks(query.sort, frozenset(filters), after=after, total=query.total)
+    rows = await _fetch(request, user_id, statement, **values, **queries.filter_values(filters))
+    page = [task for task, _ in rows[: query.limit] if task is not None]
+    headers = {"X-Total-Count": str(rows[0][1])} if query.total else {}
     if len(rows) > query.limit:
-        headers["Link"] = f'<{_next_page(request, user_id, json.loads(page[-1]))}>; rel="next"'
-    return _json(f"[{','.join(page)}]", headers=headers)
+        cursor = query.cursor_after(json.loads(page[-1]), user_id)
+        others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+        next_page = f"{_tasks_url(request, user_id)[:-1]}?{urlencode([*others, ('cursor', cursor)])}"
+        headers["Link"] = f'<{next_page}>; rel="next"'
+    body = f"[{','.join(page)}]"
+    headers["ETag"] = f'"{hashlib.blake2b(body.encode(), digest_size=16).hexdigest()}"'
+    return _unless_same(body, headers, if_none_match)
 
 
-@router.post("", status_code=201, response_model=Task)
-async def create_task(request: Request, user_id: UserId, body: TaskInput) -> Response:
-    """Create one task. The header `Location` has its address."""
-    task_id = uuid4()
-    statement = queries.create_task(completed=body.completed)
-    [(task,)] = await _fetch(
-        request, user_id, statement, task_id=str(task_id), **body.model_dump(exclude={"completed"})
-    )
-    return _json(task, 201, {"Location": f"{_tasks_url(request, user_id)}{task_id}"})
+@router.patch("", response_model=schemas.Updated)
+async def update_tasks(request: Request, user_id: UserId, filters: Filters, body: TaskPatch) -> Response:
+    """Change every task that the filters select ("toggle all"). At least one field must be sent."""
+    values, given = body.model_dump(), filters.given()
+    if not values:
+        raise errors.invalid(("body",), "Input should have a field to change", "nothing_to_change")
+    statement = queries.update_tasks(frozenset(values), frozenset(given))
+    [(number,)] = await _fetch(request, user_id, statement, **values, **queries.filter_values(given))
+    return _json(f'{{"updated": {number}}}')
 
 
-@router.get("/{task_id}", response_model=Task, responses=NOT_FOUND)
-async def read_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
+@router.delete("", response_model=schemas.Deleted)
+async def delete_tasks(request: Request, user_id: UserId, filters: Filters) -> Response:
+    """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
+    given = filters.given()
+    statement = queries.delete_tasks(frozenset(given))
+    [(number,)] = await _fetch(request, user_id, statement, **queries.filter_values(given))
+    return _json(f'{{"deleted": {number}}}')
+
+
+# ---- One task -------------------------------------------------------------------------------
+
+
+@router.post("", status_code=201, response_model=schemas.Task)
+async def create_task(
+    request: Request, user_id: UserId, body: TaskInput, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Create one task. `Location` has its address.
+
+    With an `Idempotency-Key`, sending it again makes no second task: the answer is the task as it
+    is by now, with `Idempotent-Replayed: true`.
+    """
+    # The id comes from owner and key, so that the table's primary key is what makes it happen once.
+    task_id = uuid4() if idempotency_key is None else _digest(user_id, idempotency_key)
+    fingerprint = None if idempotency_key is None else _digest(body.model_dump_json())
+    version = secrets.randbits(53)
+    statement = queries.create_task(completed=body.completed, keyed=idempotency_key is not None)
+    values = body.model_dump() | {"task_id": task_id, "version": version, "fingerprint": fingerprint}
+    [(task, version_now, first_fingerprint)] = await _fetch(request, user_id, statement, **values)
+    if fingerprint != first_fingerprint:
+        where = ("header", "Idempotency-Key")
+        raise errors.invalid(where, "The key was sent before with another body", "idempotency_key_reused")
+    headers = {"Location": f"{_tasks_url(request, user_id)}{task_id}", "ETag": f'"{version_now}"'}
+    if version_now != version:
+        headers["Idempotent-Replayed"] = "true"
+    return _json(task, 201, headers)
+
+
+@router.get("/{task_id}", response_model=schemas.Task, responses=errors.NOT_MODIFIED | errors.NOT_FOUND)
+async def read_task(request: Request, user_id: UserId, task_id: TaskId, if_none_match: IfNoneMatch = None) -> Response:
     """One task."""
-    return await _one(request, user_id, task_id, queries.READ_TASK)
+    task, etag = await _one(request, user_id, task_id, queries.READ_TASK)
+    return _unless_same(task, etag, if_none_match)
 
 
-@router.put("/{task_id}", response_model=Task, responses=NOT_FOUND)
-async def replace_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskInput) -> Response:
+@router.put("/{task_id}", response_model=schemas.Task, responses=errors.NOT_FOUND | errors.PRECONDITION_FAILED)
+async def replace_task(
+    request: Request, user_id: UserId, task_id: TaskId, body: TaskInput, if_match: IfMatch = None
+) -> Response:
     """Replace a task. A field that is left out goes back to its default."""
-    return await _one(request, user_id, task_id, queries.update_task(ALL_FIELDS), **body.model_dump())
+    guard = _guard(if_match)
+    statement = queries.update_task(ALL_FIELDS, guarded=bool(guard))
+    task, etag = await _one(request, user_id, task_id, statement, **body.model_dump(), **guard)
+    return _json(task, headers=etag)
 
 
-@router.patch("/{task_id}", response_model=Task, responses=NOT_FOUND)
-async def update_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch) -> Response:
+@router.patch("/{task_id}", response_model=schemas.Task, responses=errors.NOT_FOUND | errors.PRECONDITION_FAILED)
+async def update_task(
+    request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch, if_match: IfMatch = None
+) -> Response:
     """Change the fields that are sent. `null` clears one that can be null."""
-    values = body.model_dump()
-    return await _one(request, user_id, task_id, queries.update_task(frozenset(values)), **values)
+    guard, values = _guard(if_match), body.model_dump()
+    statement = queries.update_task(frozenset(values), guarded=bool(guard))
+    task, etag = await _one(request, user_id, task_id, statement, **values, **guard)
+    return _json(task, headers=etag)
 
 
-@router.delete("/{task_id}", response_model=Task, responses=NOT_FOUND)
-async def delete_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
+@router.delete("/{task_id}", response_model=schemas.Task, responses=errors.NOT_FOUND | errors.PRECONDITION_FAILED)
+async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
     """Delete a task. The answer is the task that was deleted, so that "undo" can create it again."""
-    return await _one(request, user_id, task_id, queries.DELETE_TASK)
+    guard = _guard(if_match)
+    task, _ = await _one(request, user_id, task_id, queries.delete_task(guarded=bool(guard)), **guard)
+    return _json(task)
 
 
-@router.patch("/{task_id}/complete", response_model=Task, responses=NOT_FOUND)
-async def complete_task(request: Request, user_id: UserId, task_id: TaskId, body: Completion | None = None) -> Response:
+@router.patch(
+    "/{task_id}/complete", response_model=schemas.Task, responses=errors.NOT_FOUND | errors.PRECONDITION_FAILED
+)
+async def complete_task(
+    request: Request,
+    user_id: UserId,
+    task_id: TaskId,
+    body: schemas.Completion | None = None,
+    if_match: IfMatch = None,
+) -> Response:
     """Toggle a task without a body, or set it with `{"completed": true}`, which is safe to repeat."""
+    guard = _guard(if_match)
     if body is None:
-        return await _one(request, user_id, task_id, queries.TOGGLE_TASK)
-    return await _one(request, user_id, task_id, queries.update_task(frozenset({"completed"})), **body.model_dump())
+        statement, values = queries.toggle_task(guarded=bool(guard)), {}
+    else:
+        values = body.model_dump()
+        statement = queries.update_task(frozenset(values), guarded=bool(guard))
+    task, etag = await _one(request, user_id, task_id, statement, **values, **guard)
+    return _json(task, headers=etag)
+
+
+# ---- What they share ------------------------------------------------------------------------
+
+
+async def _fetch(
+    request: Request, user_id: str, statement: Statement[*Columns], **values: object
+) -> list[tuple[*Columns]]:
+    values |= {"user_id": user_id, "tasks_url": _tasks_url(request, user_id), "now": datetime.now(UTC)}
+    rows: list[tuple[*Columns]] = await request.app.state.database.fetch(statement, **values)
+    return rows
 
 
 async def _one(
-    request: Request, user_id: str, task_id: TaskId, statement: Statement[str], **values: object
-) -> Response:
-    """Answer with the one task that `statement` returns, or with 404."""
-    rows = await _fetch(request, user_id, statement, task_id=str(task_id), now=datetime.now(UTC), **values)
+    request: Request, user_id: str, task_id: UUID, statement: Statement[Any, Any], **values: object
+) -> tuple[str, dict[str, str]]:
+    """Return the task that `statement` returns, and its ETag as a header.
+
+    Raises 404 when it does not exist, and 412 when `If-Match` names another version.
+    """
+    rows = await _fetch(request, user_id, statement, task_id=task_id, **values)
     if not rows:
-        raise not_found()
-    return _json(rows[0][0])
+        raise errors.not_found()
+    [(task, version)] = rows
+    if task is None:
+        raise errors.precondition_failed()
+    return task, {"ETag": f'"{version}"'}
 
 
-async def _fetch(request: Request, user_id: str, statement: Statement[str], **values: object) -> list[tuple[str]]:
-    rows: list[tuple[str]] = await request.app.state.database.fetch(
-        statement, user_id=user_id, tasks_url=_tasks_url(request, user_id), **values
-    )
-    return rows
+def _guard(if_match: str | None) -> dict[str, list[int]]:
+    """The versions that a guarded statement takes, or nothing when any will do."""
+    if if_match is None or if_match.strip() == "*":
+        return {}
+    # `W/` is passed over: a proxy that compresses adds it, and the version stays the same.
+    return {"versions": [int(version) for version in VERSION.findall(if_match)]}
+
+
+def _unless_same(body: str, headers: dict[str, str], if_none_match: str | None) -> Response:
+    """The answer to a read, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
+    if if_none_match is not None and (if_none_match.strip() == "*" or headers["ETag"] in if_none_match):
+        return Response(status_code=304, headers=headers)
+    return _json(body, headers=headers)
 
 
 def _json(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(text, status, headers, "application/json")
+
+
+def _digest(*parts: str) -> UUID:
+    """An id that is always the same for these texts, in the form of version 4."""
+    return UUID(bytes=hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest(), version=4)
 
 
 def _tasks_url(request: Request, user_id: str) -> str:
@@ -127,9 +237,3 @@ def _tasks_url(request: Request, user_id: str) -> str:
 def _forwarded(request: Request, name: str) -> str:
     """What the outermost proxy, the first in the list, says."""
     return request.headers.get(f"x-forwarded-{name}", "").split(",")[0].strip()
-
-
-def _next_page(request: Request, user_id: str, last: dict[str, Any]) -> str:
-    """The absolute address of the page that begins after the task `last`."""
-    query = dict(request.query_params) | {"cursor": Cursor.model_validate(last).encode(user_id)}
-    return f"{_tasks_url(request, user_id).rstrip('/')}?{urlencode(query)}"

@@ -35,7 +35,7 @@ def hold_problem(answer: Any, status: int, path: str, title: str) -> None:
 
 
 def test_an_unknown_path_is_404(client: TestClient) -> None:
-    for path in ("/nothing", "/api", "/api/", "/api/alice", "/api/alice/tasks/", f"/api/a/tasks/{uuid4()}/x"):
+    for path in ("/nothing", "/api", "/api/", "/api/alice/", "/api/alice/tasks/", f"/api/a/tasks/{uuid4()}/x"):
         hold_problem(ask(client, "GET", path), 404, path, "Not Found")
 
 
@@ -47,7 +47,7 @@ def test_a_missing_task_is_404(client: TestClient, url: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("PUT", "/api/alice/tasks", "GET, POST"),
+        ("PUT", "/api/alice/tasks", "DELETE, GET, PATCH, POST"),
         ("POST", f"/api/alice/tasks/{SOME_ID}", "DELETE, GET, PATCH, PUT"),
         ("HEAD", f"/api/alice/tasks/{SOME_ID}", "DELETE, GET, PATCH, PUT"),
         ("OPTIONS", f"/api/alice/tasks/{SOME_ID}/complete", "PATCH"),

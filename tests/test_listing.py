@@ -122,3 +122,11 @@ def test_a_cursor_does_not_say_what_is_in_a_task(client: TestClient, url: str, c
     create(title="secret"), create(title="secret")
     cursor = client.get(f"{url}?limit=1").links["next"]["url"].rpartition("=")[2]
     assert b"secret" not in base64.urlsafe_b64decode(cursor + "==")
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_the_order_by_title_ignores_case_across_pages(client: TestClient, url: str, create: Create, sign: str) -> None:
+    for title in ("b", "C", "A", "\u00c4", "d", "B"):
+        create(title=title)
+    titles = [title for page in follow(client, f"{url}?sort={sign}title&limit=1") for title in page]
+    assert [title.lower() for title in titles] == sorted("bcad\u00e4b", reverse=bool(sign))

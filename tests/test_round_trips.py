@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 import embedded
 from main import create_app
+from schemas import SORTS
 from settings import Settings
 from tests.conftest import local
 
@@ -42,8 +43,8 @@ class Log:
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
-    folder = tmp_path_factory.mktemp("logged") / "postgres"
+def log(new_folder: Path) -> Iterator[Log]:
+    folder = new_folder / "postgres"
     url = embedded.start(folder)
     with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
@@ -63,12 +64,24 @@ def counted(log: Log, settings: Settings) -> Iterator[TestClient]:
 
 
 TASK = {"title": "t", "tags": ["a"], "due_date": "2026-12-24T17:00:00Z"}
+MISSING_ID = "00000000-0000-4000-8000-000000000000"
+ALL_FILTERS = (
+    "completed=false&priority=low&priority=medium&tag=a&q=t&due_before=2030-01-01T00:00:00Z"
+    "&due_after=2020-01-01T00:00:00Z&updated_after=2020-01-01T00:00:00Z"
+)
 
 
 @pytest.mark.parametrize("idle", [False, True], ids=["warm", "after all connections were closed"])
 @pytest.mark.parametrize(
     ("method", "suffix", "body", "status"),
     [
+        *(("GET", f"?sort={sign}{name}", None, 200) for name in SORTS for sign in ("", "-")),
+        ("GET", f"?{ALL_FILTERS}&total=true", None, 200),
+        ("GET", "?total=true", None, 200),
+        ("PATCH", "", {"completed": True}, 200),
+        ("PATCH", f"?{ALL_FILTERS}", {"completed": True, "title": "u"}, 200),
+        ("DELETE", f"?{ALL_FILTERS}", None, 200),
+        ("DELETE", "", None, 200),
         ("POST", "", TASK, 201),
         ("POST", "", TASK | {"completed": True}, 201),
         ("GET", "", None, 200),
@@ -80,7 +93,7 @@ TASK = {"title": "t", "tags": ["a"], "due_date": "2026-12-24T17:00:00Z"}
         ("PATCH", "/{id}/complete", None, 200),
         ("PATCH", "/{id}/complete", {"completed": True}, 200),
         ("DELETE", "/{id}", None, 200),
-        ("DELETE", "/00000000-0000-4000-8000-000000000000", None, 404),
+        ("DELETE", f"/{MISSING_ID}", None, 404),
     ],
 )
 def test_each_request_is_one_statement(
@@ -98,10 +111,58 @@ def test_each_request_is_one_statement(
     assert statements[0].startswith(("counted|LOG:  statement: SELECT", "counted|LOG:  statement: WITH"))
 
 
-def test_the_next_page_is_one_statement(counted: TestClient, log: Log, url: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "suffix", "body", "headers", "status"),
+    [
+        ("GET", "", None, {"If-None-Match": "*"}, 304),
+        ("GET", "/{id}", None, {"If-None-Match": "*"}, 304),
+        *(
+            (method, suffix, body, {"If-Match": tag}, 412 if tag == '"0"' else 200)
+            for method, suffix, body in [
+                ("PUT", "/{id}", TASK),
+                ("PATCH", "/{id}", {"title": "u"}),
+                ("PATCH", "/{id}/complete", None),
+                ("PATCH", "/{id}/complete", {"completed": True}),
+                ("DELETE", "/{id}", None),
+            ]
+            for tag in ("{etag}", '"0"', "*")
+        ),
+        ("PUT", f"/{MISSING_ID}", TASK, {"If-Match": '"0"'}, 404),
+        ("POST", "", TASK, {"Idempotency-Key": "new"}, 201),
+        ("POST", "", TASK, {"Idempotency-Key": "sent-before"}, 201),
+        ("POST", "", {"title": "other"}, {"Idempotency-Key": "sent-before"}, 422),
+    ],
+)
+def test_safe_writing_costs_no_statement_more(
+    counted: TestClient,
+    log: Log,
+    url: str,
+    method: str,
+    suffix: str,
+    body: object,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    task = counted.post(url, json=TASK, headers={"Idempotency-Key": "sent-before"})
+    headers = {name: value.replace("{etag}", task.headers["etag"]) for name, value in headers.items()}
+    log.statements()
+    answer = counted.request(method, url + suffix.format(id=task.json()["id"]), json=body, headers=headers)
+    assert answer.status_code == status
+    assert len(log.statements()) == 1
+
+
+def test_the_summary_is_one_statement(counted: TestClient, log: Log, user: str) -> None:
+    counted.get("/health/ready")
+    log.statements()
+    assert counted.get(f"/api/{user}").status_code == 200
+    assert len(log.statements()) == 1
+
+
+@pytest.mark.parametrize("sort", [sign + name for name in SORTS for sign in ("", "-")])
+def test_the_next_page_is_one_statement(counted: TestClient, log: Log, url: str, sort: str) -> None:
     for _ in range(3):
         counted.post(url, json=TASK)
-    following = local(counted.get(f"{url}?limit=2").links["next"]["url"])
+    following = local(counted.get(f"{url}?limit=2&total=true&sort={sort}").links["next"]["url"])
     log.statements()
     assert len(counted.get(following).json()) == 1
     assert len(log.statements()) == 1

@@ -1,0 +1,22 @@
+"""What ETag and Idempotency-Key need."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0002"
+down_revision: str | None = "0001"
+branch_labels: Sequence[str] | None = None
+depends_on: Sequence[str] | None = None
+
+
+def upgrade() -> None:
+    # Neither rewrites the table: the default is a constant, which PostgreSQL keeps beside it.
+    op.add_column("tasks", sa.Column("version", sa.BigInteger, nullable=False, server_default=sa.text("1")))
+    op.add_column("tasks", sa.Column("fingerprint", sa.Uuid))
+
+
+def downgrade() -> None:
+    op.drop_column("tasks", "fingerprint")
+    op.drop_column("tasks", "version")

@@ -1,0 +1,16 @@
+"""A user as a whole."""
+
+from fastapi import APIRouter, Request, Response
+
+import queries
+from errors import INVALID, UNAVAILABLE
+from schemas import Summary, UserId
+
+router = APIRouter(prefix="/api/{user_id}", tags=["users"], responses=INVALID | UNAVAILABLE)
+
+
+@router.get("", response_model=Summary)
+async def read_summary(request: Request, user_id: UserId) -> Response:
+    """The user's tasks in numbers, for a sidebar. A user with no task gets zeros."""
+    [(summary,)] = await request.app.state.database.fetch(queries.SUMMARY, user_id=user_id)
+    return Response(summary, media_type="application/json")
