@@ -21,6 +21,7 @@ request; therefore libpq is given addresses that the event loop has looked up.
 """
 
 import asyncio
+import os
 import select
 import socket
 import sys
@@ -32,8 +33,7 @@ from typing import Any, TypeVarTuple
 import psycopg2
 import psycopg2.extras
 from psycopg2.extensions import POLL_OK, POLL_WRITE, connection, cursor, parse_dsn
-from sqlalchemy import Engine, NullPool, create_engine, func
-from sqlmodel import select as sql_select
+from sqlalchemy import Engine, NullPool, create_engine
 
 from queries import Statement
 
@@ -42,7 +42,7 @@ Columns = TypeVarTuple("Columns")
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
-MIGRATION_LOCK = 7_461_736_115  # any number that no other program on this database takes
+CONNECT_TIMEOUT = "10"  # seconds, at start-up
 
 
 class DatabaseUnavailable(Exception):
@@ -57,7 +57,8 @@ class Database:
 
         A query gets `timeout` seconds, waiting in line and connecting included.
         """
-        self._target: dict[str, Any] = {"client_encoding": "UTF8"} | parse_dsn(dsn)
+        # Kerberos would ask its own server while it holds Python's global lock.
+        self._target: dict[str, Any] = {"client_encoding": "UTF8", "gssencmode": "disable"} | parse_dsn(dsn)
         self._size = size
         self._timeout = timeout
         self._places = asyncio.Semaphore(size)
@@ -100,7 +101,9 @@ class Database:
             try:
                 answer = _send(link, sql, values)
             except (psycopg2.OperationalError, psycopg2.InterfaceError):
-                link.close()  # it never left, so it is safe to send it again
+                # It never left, so it is safe to send it again. Most failures to send come to light
+                # only when the answer is read, and then nobody knows whether it has left.
+                link.close()
                 link = await self._connect()
                 answer = _send(link, sql, values)
             await self._finish(link)
@@ -142,8 +145,9 @@ class Database:
             watch(fd, _wake, ready)
         except NotImplementedError:  # the event loop that is usual on Windows
             readable, writable = ([], [fd]) if write else ([fd], [])
-            # In short turns: a thread cannot be cancelled, and the next query may need it.
-            while not any(await loop.run_in_executor(self._threads, select.select, readable, writable, [], 0.1)):
+            # In short turns: a thread cannot be cancelled, and the next query may need it. Windows
+            # tells of a connection that was refused in the third list.
+            while not any(await loop.run_in_executor(self._threads, select.select, readable, writable, writable, 0.1)):
                 pass
             return
         try:
@@ -176,34 +180,42 @@ async def _addresses(target: dict[str, Any]) -> dict[str, str]:
     """Look up the hosts of `target`: what to add so that libpq need not do it.
 
     A host with two addresses becomes two hosts with one each, which libpq tries in turn. The name
-    stays beside its address, for TLS and the password file. Raises socket.gaierror.
+    stays beside its address, for TLS and the password file. Raises socket.gaierror when no host
+    has an address.
     """
-    if "host" not in target or "hostaddr" in target:
+    hosts = target.get("host") or os.environ.get("PGHOST", "")
+    if not hosts or "hostaddr" in target:
         return {}
-    hosts, ports = target["host"].split(","), target.get("port", "").split(",")
+    ports = (target.get("port") or os.environ.get("PGPORT", "")).split(",")
     found: list[tuple[str, str, str]] = []
-    for number, host in enumerate(hosts):
+    unknown = None
+    for number, host in enumerate(hosts.split(",")):
         port = ports[number % len(ports)]
         if host.startswith(("/", "@")) or not host:  # a Unix socket
             found.append((host, "", port))
             continue
-        answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        found += [(host, str(address[0]), port) for *_, address in answers]
+        try:
+            answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            unknown = error
+        else:
+            found += [(host, str(address[0]), port) for *_, address in answers]
+    if unknown and not found:
+        raise unknown
     names, addresses, ports_found = (",".join(column) for column in zip(*found, strict=True))
     return {"host": names, "hostaddr": addresses, "port": ports_found}
 
 
 def engine(dsn: str) -> Engine:
     """SQLAlchemy's way to `dsn`, for migrations alone. libpq reads the URL, as it does elsewhere."""
-    return create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn), poolclass=NullPool)
+    return create_engine("postgresql+psycopg2://", creator=lambda: _connected(dsn), poolclass=NullPool)
 
 
 def create_tables(dsn: str) -> None:
-    """Bring the database to the newest schema, in one transaction.
+    """Bring the database to the newest schema, in one transaction (see migrations/env.py).
 
-    Processes that start at once wait for one another: the lock ends with the transaction, which a
-    pooler keeps on one connection. Raises psycopg2.OperationalError, or SQLAlchemy's of the same
-    name, when the database cannot be reached.
+    Processes that start at once wait for one another. Raises psycopg2.OperationalError, or
+    SQLAlchemy's of the same name, when the database cannot be reached.
     """
     newest = max(path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
     if _schema_version(dsn) == newest:
@@ -212,19 +224,22 @@ def create_tables(dsn: str) -> None:
     from alembic import command
     from alembic.config import Config
 
-    with engine(dsn).begin() as transaction:
-        transaction.execute(sql_select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-        config = Config(attributes={"connection": transaction})
-        config.set_main_option("script_location", str(MIGRATIONS))
-        command.upgrade(config, newest)
+    config = Config(attributes={"dsn": dsn})
+    config.set_main_option("script_location", str(MIGRATIONS))
+    command.upgrade(config, newest)
 
 
 def _schema_version(dsn: str) -> str | None:
     """The number of the migration that the database is at, or None before the first."""
-    with closing(psycopg2.connect(dsn)) as link, link.cursor() as answer:
+    with closing(_connected(dsn)) as link, link.cursor() as answer:
         try:
             answer.execute("SELECT version_num FROM alembic_version")
         except psycopg2.errors.UndefinedTable:
             return None
         row = answer.fetchone()
         return row[0] if row else None
+
+
+def _connected(dsn: str) -> connection:
+    link: connection = psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT} | parse_dsn(dsn))
+    return link

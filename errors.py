@@ -72,6 +72,8 @@ async def handle_invalid(request: Request, error: RequestValidationError) -> Res
 def _message(error: dict[str, Any]) -> str:
     if error["type"] == "model_attributes_type":  # pydantic speaks of Python's objects here
         return "Input should be a JSON object, sent with Content-Type: application/json"
+    if error["type"] == "uuid_parsing":  # shows the character that is wrong
+        return "Input should be a UUID"
     return str(error["msg"])
 
 
@@ -129,17 +131,35 @@ def _is_plain_error(start: Message) -> bool:
 
 # ---- In OpenAPI -----------------------------------------------------------------------------
 
-INVALID: dict[int | str, dict[str, Any]] = {
-    422: {"model": ValidationProblem, "description": "The input breaks a rule; nothing was changed."}
+ANSWERS: dict[int, tuple[type[Problem] | None, str]] = {
+    304: (None, "It is still the one that the client has."),
+    404: (Problem, "The user has no such task."),
+    412: (Problem, "`If-Match` names an older version. Nothing was changed."),
+    413: (Problem, "The body is over 1 MiB. Nothing was changed."),
+    422: (ValidationProblem, "The input breaks a rule. Nothing was changed."),
+    500: (Problem, "A mistake of the service."),
+    503: (Problem, "The database does not answer. Trying again later may help."),
 }
-UNAVAILABLE: dict[int | str, dict[str, Any]] = {
-    503: {"model": Problem, "description": "The database does not answer; trying again later may help."}
+HEADERS = {
+    "ETag": "The version, for If-Match and If-None-Match.",
+    "Idempotent-Replayed": "`true` when the key was sent before, and no task was made.",
+    "Link": 'The address of the next page, with `rel="next"`, when there is one.',
+    "Location": "The address of the task.",
+    "X-Total-Count": "How many tasks the filters select, when `total=true`.",
 }
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is still the one that the client has."}}
-PRECONDITION_FAILED: dict[int | str, dict[str, Any]] = {
-    412: {"model": Problem, "description": "`If-Match` names an older version; nothing was changed."}
-}
-NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "The user has no such task."}}
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def declared(*statuses: int) -> Responses:
+    """What FastAPI's `responses` takes for these statuses."""
+    return {status: {"model": ANSWERS[status][0], "description": ANSWERS[status][1]} for status in statuses}
+
+
+def with_headers(status: int, *names: str) -> Responses:
+    """What FastAPI's `responses` takes for these headers of a success."""
+    headers = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names}
+    return {status: {"headers": headers}}
 
 
 def document(app: FastAPI) -> None:

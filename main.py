@@ -16,11 +16,9 @@ from starlette.middleware.errors import ServerErrorMiddleware
 import errors
 from database import Database, DatabaseUnavailable, create_tables
 from routes import health, tasks, users
-from settings import HERE, Settings, load_settings
+from settings import EMBEDDED, Settings, load_settings
 
 logger = logging.getLogger("tasks")
-
-EMBEDDED = HERE / ".postgres"
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -30,6 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Tasks",
         description="A flat, minimal task service: one request is one round trip to PostgreSQL.",
+        generate_unique_id_function=lambda route: route.name,  # short names in a generated client
         redirect_slashes=False,  # the redirect would go wherever the Host header says
         middleware=_middleware(settings),
         exception_handlers={

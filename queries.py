@@ -5,8 +5,9 @@ needs no other statement before or after it), and each that answers with a task 
 write the JSON. A statement with options is built for each combination that is asked for, so that
 PostgreSQL never plans a condition that was not given.
 
-They keep to what a distributed table takes as well (Citus): `now()` stands alone, never inside
-CASE or coalesce, and JSON is made outside of the INSERT, UPDATE or DELETE.
+They keep to what a distributed table takes as well (Citus): `now()` is never inside CASE or
+coalesce, no function that depends on a setting is given a column, and JSON is made outside of the
+INSERT, UPDATE or DELETE.
 """
 
 from dataclasses import dataclass
@@ -90,9 +91,19 @@ def _tasks(rows: sa.FromClause) -> sa.Select[str, int]:
     return sa.select(_json(task), rows.c.version).select_from(rows.join(task, sa.true()))
 
 
+def _later(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Now, and later than `moment` in any case.
+
+    now() is when the statement began. One that had to wait for another's change of the same task
+    would otherwise say that it came before it.
+    """
+    tick = sa.literal_column("interval '1 microsecond'", sa.Interval)
+    return sa.func.greatest(sa.func.now(), sa.func.timezone("UTC", sa.func.timezone("UTC", moment) + tick))
+
+
 def _completion(completed: sa.ColumnElement[bool]) -> dict[str, Any]:
     """What to set for a new value of `completed`. A time that is there already is kept."""
-    since = sa.func.coalesce(col(Task.completed_at), NOW)
+    since = sa.func.coalesce(col(Task.completed_at), sa.func.greatest(NOW, col(Task.created_at)))
     return {"completed": completed, "completed_at": sa.case((completed, since))}
 
 
@@ -101,7 +112,7 @@ def _new_values(names: frozenset[str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: sa.bindparam(name) for name in names}
     if "completed" in names:
         values |= _completion(sa.bindparam("completed", type_=sa.Boolean))
-    return values | {"updated_at": sa.func.now(), "version": col(Task.version) + 1}
+    return values | {"updated_at": _later(TASKS.c.updated_at), "version": col(Task.version) + 1}
 
 
 # ---- One task -------------------------------------------------------------------------------

@@ -54,6 +54,12 @@ def _drop_duplicates(values: list[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
+def _digits(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch("[0-9]{1,9}", value):  # pydantic takes 1.0 and 1_0 too
+        raise PydanticCustomError("int_parsing", "Input should be a whole number")
+    return value
+
+
 def _true_or_false(value: object) -> bool:
     if value not in ("true", "false"):  # pydantic alone takes yes, on, 1 and more
         raise PydanticCustomError("bool_parsing", "Input should be true or false")
@@ -98,9 +104,15 @@ UserId = Annotated[
         examples=["alice"],
     ),
 ]
-TaskId = Annotated[UUID, Path(description="Which task.")]
-IfMatch = Annotated[str | None, Header(description="An `ETag` that the task must still have, else 412. `*` is any.")]
-IfNoneMatch = Annotated[str | None, Header(description="An `ETag`. While it is still the same, the answer is 304.")]
+AN_ID = "5b1d6c1e-8f0a-4c55-9d53-0c3d8f7b2a10"
+A_TIME = "2026-12-24T18:00:00.000000Z"
+TaskId = Annotated[UUID, Path(description="Which task.", examples=[AN_ID])]
+IfMatch = Annotated[
+    str | None, Header(description="An `ETag` that the task must still have, else 412. `*` is any.", examples=['"42"'])
+]
+IfNoneMatch = Annotated[
+    str | None, Header(description="An `ETag`. While it is still the same, the answer is 304.", examples=['"42"'])
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -108,6 +120,7 @@ IdempotencyKey = Annotated[
         max_length=255,
         pattern="^[!-~]+$",
         description="Any text of your own. The same key and body, sent again, make no second task.",
+        examples=[AN_ID],
     ),
 ]
 
@@ -123,12 +136,21 @@ class Filters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     completed: Annotated[Flag | MISSING, Field(description="Whether they are done.")] = MISSING
-    priority: Annotated[list[Priority] | MISSING, Field(description="Repeat it for any of several.")] = MISSING
-    tag: Annotated[list[Tag] | MISSING, Field(description="Repeat it for all of several.")] = MISSING
-    q: Annotated[NoNul | MISSING, Field(description="Words, all in title or description, whatever the case.")] = MISSING
-    due_before: Annotated[Timestamp | MISSING, Field(description="Due earlier than this.")] = MISSING
-    due_after: Annotated[Timestamp | MISSING, Field(description="Due later than this.")] = MISSING
-    updated_after: Annotated[Timestamp | MISSING, Field(description="Changed later than this.")] = MISSING
+    priority: Annotated[
+        list[Priority] | MISSING, Field(description="Repeat it for any of several.", examples=[["high"]])
+    ] = MISSING
+    tag: Annotated[list[Tag] | MISSING, Field(description="Repeat it for all of several.", examples=[["home"]])] = (
+        MISSING
+    )
+    q: Annotated[
+        NoNul | MISSING,
+        Field(description="Words, all in title or description, whatever the case.", examples=["milk eggs"]),
+    ] = MISSING
+    due_before: Annotated[Timestamp | MISSING, Field(description="Due earlier than this.", examples=[A_TIME])] = MISSING
+    due_after: Annotated[Timestamp | MISSING, Field(description="Due later than this.", examples=[A_TIME])] = MISSING
+    updated_after: Annotated[Timestamp | MISSING, Field(description="Changed later than this.", examples=[A_TIME])] = (
+        MISSING
+    )
 
     def given(self) -> dict[str, Any]:
         """Return what is given, by name, as `queries.FILTERS` takes it."""
@@ -169,7 +191,11 @@ class ListQuery(Filters):
             json_schema_extra={"enum": [sign + name for name in SORTS for sign in ("", "-")]},
         ),
     ] = "-created_at"
-    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many in one page.")] = 1000
+    limit: Annotated[
+        int,
+        Field(ge=1, le=1000, description="At most so many in one page.", examples=[20]),
+        BeforeValidator(_digits),
+    ] = 1000
     total: Annotated[Flag, Field(description="Whether to answer with `X-Total-Count`.")] = False
     cursor: Annotated[str | None, Field(description="Where the page before ended: follow `Link`, do not make one.")] = (
         None
@@ -241,43 +267,52 @@ class Completion(BaseModel):
 class Task(BaseModel):
     """One task, as it is answered. PostgreSQL writes the JSON; this class documents it."""
 
-    id: Annotated[UUID, Field(description="Made by the server, version 4.")]
+    id: Annotated[UUID, Field(description="Made by the server, version 4.", examples=[AN_ID])]
     user_id: Annotated[str, Field(description="Whose task.", examples=["alice"])]
-    url: Annotated[str, Field(description="The absolute address of this task.", json_schema_extra={"format": "uri"})]
+    url: Annotated[
+        str,
+        Field(
+            description="The absolute address of this task.",
+            json_schema_extra={"format": "uri"},
+            examples=[f"http://127.0.0.1:8000/api/alice/tasks/{AN_ID}"],
+        ),
+    ]
     title: Title
     description: Description | None
     completed: Completed
-    completed_at: Annotated[Timestamp | None, Field(description="Since when it is done, in UTC.")]
+    completed_at: Annotated[Timestamp | None, Field(description="Since when it is done, in UTC.", examples=[A_TIME])]
     priority: Priority
     tags: Tags
     due_date: DueDate | None
     order: Order | None
-    created_at: Annotated[Timestamp, Field(description="In UTC.")]
-    updated_at: Annotated[Timestamp, Field(description="When anything of it last changed, in UTC.")]
+    created_at: Annotated[Timestamp, Field(description="When it was created, in UTC.", examples=[A_TIME])]
+    updated_at: Annotated[Timestamp, Field(description="When anything of it last changed, in UTC.", examples=[A_TIME])]
 
 
 class Updated(BaseModel):
     """How many tasks were changed."""
 
-    updated: int
+    updated: Annotated[int, Field(description="How many.", examples=[3])]
 
 
 class Deleted(BaseModel):
     """How many tasks were deleted."""
 
-    deleted: int
+    deleted: Annotated[int, Field(description="How many.", examples=[3])]
 
 
 class Summary(BaseModel):
     """A user's tasks in numbers."""
 
-    user_id: str
-    total: int
-    completed: int
-    pending: int
-    overdue: Annotated[int, Field(description="Not done, and the due date has passed.")]
-    priorities: dict[Priority, int]
-    tags: Annotated[dict[str, int], Field(description="How many tasks have each tag.", examples=[{"home": 3}])]
+    user_id: Annotated[str, Field(description="Whose tasks.", examples=["alice"])]
+    total: Annotated[int, Field(description="All.", examples=[12])]
+    completed: Annotated[int, Field(description="Done.", examples=[5])]
+    pending: Annotated[int, Field(description="Not done.", examples=[7])]
+    overdue: Annotated[int, Field(description="Not done, and the due date has passed.", examples=[2])]
+    priorities: Annotated[
+        dict[Priority, int], Field(description="Of each priority.", examples=[{"low": 1, "medium": 9, "high": 2}])
+    ]
+    tags: Annotated[dict[str, int], Field(description="With each tag.", examples=[{"home": 3, "work": 9}])]
 
 
 class Problem(BaseModel):
@@ -293,18 +328,18 @@ class Problem(BaseModel):
 class InputError(BaseModel):
     """One rule that the input breaks. The input itself is never shown."""
 
-    loc: Annotated[list[str | int], Field(description="Where: body, path, query or header, then the name.")]
-    msg: Annotated[str, Field(description="What is wrong there, for people.")]
-    type: Annotated[str, Field(description="The kind of error, for programs.")]
+    loc: Annotated[list[str | int], Field(description="Where, from the outside in.", examples=[["body", "title"]])]
+    msg: Annotated[str, Field(description="What is wrong there, for people.", examples=["Field required"])]
+    type: Annotated[str, Field(description="The kind of error, for programs.", examples=["missing"])]
 
 
 class ValidationProblem(Problem):
     """A problem with the input: one entry in `errors` for each rule it breaks."""
 
-    errors: list[InputError]
+    errors: Annotated[list[InputError], Field(description="The rules that the input breaks.")]
 
 
 class Health(BaseModel):
     """How the service is."""
 
-    status: Annotated[str, Field(examples=["ok"])]
+    status: Annotated[str, Field(description="ok or ready.", examples=["ok"])]

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 HERE = Path(__file__).resolve().parent
+EMBEDDED = HERE / ".postgres"  # the data of the PostgreSQL that is used without a DATABASE_URL
 
 # A browser sends `Origin: scheme://host[:port]` and nothing else (RFC 6454, section 6.2), so an
 # entry with a path or a trailing slash would never match.

@@ -1,22 +1,25 @@
-"""What Alembic runs: on the connection that `create_tables` hands over, or on one of its own."""
+"""What Alembic runs, for `create_tables` and for the `alembic` command: one transaction, one at a time."""
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import func, select
 from sqlmodel import SQLModel
 
 import models  # noqa: F401  # fills SQLModel.metadata
 from database import engine
-from settings import load_settings
+from settings import EMBEDDED, load_settings
 
+# Any number that no other program on this database takes. The lock ends with the transaction,
+# which a pooler keeps on one connection.
+LOCK = 7_461_736_115
 
-def migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=SQLModel.metadata, compare_server_default=True)
+dsn = context.config.attributes.get("dsn") or load_settings().database_url.get_secret_value()
+if not dsn:
+    import embedded
+
+    dsn = embedded.start(EMBEDDED)
+
+with engine(dsn).begin() as transaction:
+    transaction.execute(select(func.pg_advisory_xact_lock(LOCK)))
+    context.configure(connection=transaction, target_metadata=SQLModel.metadata, compare_server_default=True)
     with context.begin_transaction():
         context.run_migrations()
-
-
-if given := context.config.attributes.get("connection"):
-    migrate(given)
-else:  # the `alembic` command
-    with engine(load_settings().database_url.get_secret_value()).begin() as transaction:
-        migrate(transaction)

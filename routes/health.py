@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 import queries
-from errors import UNAVAILABLE
+from errors import declared
 from schemas import Health
 
 router = APIRouter(tags=["health"])
@@ -25,7 +25,7 @@ async def health() -> Response:
     return Response('{"status": "ok"}', media_type="application/json")
 
 
-@router.get("/health/ready", response_model=Health, responses=UNAVAILABLE)
+@router.get("/health/ready", response_model=Health, responses=declared(500, 503))
 async def ready(request: Request) -> Response:
     """The database answers."""
     await request.app.state.database.fetch(queries.READY)

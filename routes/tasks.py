@@ -14,22 +14,28 @@ from fastapi import APIRouter, Query, Request, Response
 import errors
 import queries
 import schemas
+from errors import declared, with_headers
 from queries import Statement
 from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
-router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=errors.INVALID | errors.UNAVAILABLE)
+router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=declared(413, 422, 500, 503))
 
 Columns = TypeVarTuple("Columns")
 Filters = Annotated[schemas.Filters, Query()]
 
+WRITTEN = with_headers(200, "ETag") | declared(404, 412)
 ALL_FIELDS = frozenset(TaskInput.model_fields)
-HOST = re.compile(r"[\w.:\[\]-]+", re.ASCII)
+HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
 VERSION = re.compile(r'"(\d{1,18})"')
 
 # ---- Many tasks -----------------------------------------------------------------------------
 
 
-@router.get("", response_model=list[schemas.Task], responses=errors.NOT_MODIFIED)
+@router.get(
+    "",
+    response_model=list[schemas.Task],
+    responses=with_headers(200, "ETag", "Link", "X-Total-Count") | declared(304),
+)
 async def list_tasks(
     request: Request,
     user_id: UserId,
@@ -86,7 +92,12 @@ async def delete_tasks(request: Request, user_id: UserId, filters: Filters) -> R
 # ---- One task -------------------------------------------------------------------------------
 
 
-@router.post("", status_code=201, response_model=schemas.Task)
+@router.post(
+    "",
+    status_code=201,
+    response_model=schemas.Task,
+    responses=with_headers(201, "ETag", "Location", "Idempotent-Replayed"),
+)
 async def create_task(
     request: Request, user_id: UserId, body: TaskInput, idempotency_key: IdempotencyKey = None
 ) -> Response:
@@ -111,14 +122,14 @@ async def create_task(
     return _json(task, 201, headers)
 
 
-@router.get("/{task_id}", response_model=schemas.Task, responses=errors.NOT_MODIFIED | errors.NOT_FOUND)
+@router.get("/{task_id}", response_model=schemas.Task, responses=with_headers(200, "ETag") | declared(304, 404))
 async def read_task(request: Request, user_id: UserId, task_id: TaskId, if_none_match: IfNoneMatch = None) -> Response:
     """One task."""
     task, etag = await _one(request, user_id, task_id, queries.READ_TASK)
     return _unless_same(task, etag, if_none_match)
 
 
-@router.put("/{task_id}", response_model=schemas.Task, responses=errors.NOT_FOUND | errors.PRECONDITION_FAILED)
+@router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
 async def replace_task(
     request: Request, user_id: UserId, task_id: TaskId, body: TaskInput, if_match: IfMatch = None
 ) -> Response:
@@ -129,7 +140,7 @@ async def replace_task(
     return _json(task, headers=etag)
 
 
-@router.patch("/{task_id}", response_model=schemas.Task, responses=errors.NOT_FOUND | errors.PRECONDITION_FAILED)
+@router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
 async def update_task(
     request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch, if_match: IfMatch = None
 ) -> Response:
@@ -140,7 +151,7 @@ async def update_task(
     return _json(task, headers=etag)
 
 
-@router.delete("/{task_id}", response_model=schemas.Task, responses=errors.NOT_FOUND | errors.PRECONDITION_FAILED)
+@router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412))
 async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
     """Delete a task. The answer is the task that was deleted, so that "undo" can create it again."""
     guard = _guard(if_match)
@@ -148,9 +159,7 @@ async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_mat
     return _json(task)
 
 
-@router.patch(
-    "/{task_id}/complete", response_model=schemas.Task, responses=errors.NOT_FOUND | errors.PRECONDITION_FAILED
-)
+@router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN)
 async def complete_task(
     request: Request,
     user_id: UserId,
@@ -161,6 +170,7 @@ async def complete_task(
     """Toggle a task without a body, or set it with `{"completed": true}`, which is safe to repeat."""
     guard = _guard(if_match)
     if body is None:
+        await _check_that_there_is_no_body(request)
         statement, values = queries.toggle_task(guarded=bool(guard)), {}
     else:
         values = body.model_dump()
@@ -172,9 +182,22 @@ async def complete_task(
 # ---- What they share ------------------------------------------------------------------------
 
 
+async def _check_that_there_is_no_body(request: Request) -> None:
+    """Raise 422 when a body was sent that did not arrive, or that is `null`.
+
+    The server drops the body of a request that asks for an Upgrade, as some clients do on plain
+    HTTP. What was to set a task must not toggle it then.
+    """
+    sent = request.headers.get("content-length", "0") != "0"
+    lost = "transfer-encoding" in request.headers and "upgrade" in request.headers
+    if sent or lost or await request.body():
+        raise errors.invalid(("body",), "Input should be an object, or there should be no body", "body_missing")
+
+
 async def _fetch(
     request: Request, user_id: str, statement: Statement[*Columns], **values: object
 ) -> list[tuple[*Columns]]:
+    await request.body()  # also of a GET or DELETE: one that is too large is refused before anything is done
     values |= {"user_id": user_id, "tasks_url": _tasks_url(request, user_id), "now": datetime.now(UTC)}
     rows: list[tuple[*Columns]] = await request.app.state.database.fetch(statement, **values)
     return rows
@@ -227,8 +250,8 @@ def _tasks_url(request: Request, user_id: str) -> str:
     else may say so as well: the address goes back to whoever asked, and to nobody else.
     """
     base = request.base_url
-    if (scheme := _forwarded(request, "proto")) in ("http", "https"):
-        base = base.replace(scheme=scheme)
+    if (scheme := _forwarded(request, "proto")) in ("http", "https", "ws", "wss"):
+        base = base.replace(scheme=scheme.replace("ws", "http"))
     if HOST.fullmatch(host := _forwarded(request, "host")):
         base = base.replace(netloc=host)
     return f"{base}api/{quote(user_id, safe='')}/tasks/"

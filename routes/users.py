@@ -3,10 +3,10 @@
 from fastapi import APIRouter, Request, Response
 
 import queries
-from errors import INVALID, UNAVAILABLE
+from errors import declared
 from schemas import Summary, UserId
 
-router = APIRouter(prefix="/api/{user_id}", tags=["users"], responses=INVALID | UNAVAILABLE)
+router = APIRouter(prefix="/api/{user_id}", tags=["users"], responses=declared(422, 500, 503))
 
 
 @router.get("", response_model=Summary)

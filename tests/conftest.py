@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import embedded
-from main import create_app
+from main import app, create_app
 from schemas import Problem
 from settings import Settings
 
@@ -104,6 +104,7 @@ def create(client: TestClient, url: str) -> Create:
 def hold_to_contract(answer: Any) -> None:
     """Every answer, in whichever test, is of the form that the contract promises."""
     answer.read()
+    hold_to_openapi(answer)
     if answer.request.method in ("HEAD", "OPTIONS"):
         return
     if answer.status_code >= 400:
@@ -119,6 +120,15 @@ def hold_to_contract(answer: Any) -> None:
             return
         for task in body if isinstance(body, list) else [body]:
             hold_task_to_contract(task)
+
+
+def hold_to_openapi(answer: Any) -> None:
+    """Every status that comes is declared for its operation."""
+    path = answer.url.path
+    for template, operations in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path):
+            operation = operations.get(answer.request.method.lower())
+            assert operation is None or str(answer.status_code) in operation["responses"], (template, answer)
 
 
 def hold_task_to_contract(task: dict[str, Any]) -> None:

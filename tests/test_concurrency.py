@@ -45,3 +45,12 @@ def test_of_50_deletes_at_once_one_finds_the_task(client: TestClient, create: Cr
     path = local(create()["url"])
     answers = at_once(50, lambda _: client.delete(path))
     assert sorted(answer.status_code for answer in answers) == [200] + [404] * 49
+
+
+def test_updated_at_never_goes_back_and_always_moves(client: TestClient, create: Create) -> None:
+    path = local(create()["url"])
+    for _ in range(10):
+        answers = at_once(16, lambda number: client.patch(path, json={"order": number}))
+        seen = [answer.json()["updated_at"] for answer in answers]
+        assert len(set(seen)) == len(seen)
+        assert client.get(path).json()["updated_at"] == max(seen)

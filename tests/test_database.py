@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import psycopg2
 import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from database import Database, DatabaseUnavailable
 from queries import READY, Statement
@@ -125,6 +126,18 @@ def test_waiting_in_line_and_the_query_together_end_in_time(run: Any, database_u
     run(scenario())
 
 
+def test_time_in_line_counts(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url, size=1, within=1) as database:
+            first = asyncio.ensure_future(database.fetch(SLEEP, seconds=0.7))
+            await asyncio.sleep(0.1)
+            with pytest.raises(DatabaseUnavailable):  # 0.6 in line leave it too little
+                await database.fetch(SLEEP, seconds=0.7)
+            assert await first
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("spoil", ["failed", "timed out", "cancelled"])
 def test_a_connection_that_was_spoiled_is_never_used_again(run: Any, database_url: str, spoil: str) -> None:
     async def scenario() -> None:
@@ -146,6 +159,26 @@ def test_a_connection_that_was_spoiled_is_never_used_again(run: Any, database_ur
             assert after != before
 
     run(scenario())
+
+
+def test_a_cancelled_query_is_closed_at_once_and_watched_no_more(database_url: str) -> None:
+    url, name = named(database_url)
+
+    async def scenario() -> None:
+        watched = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
+        before = set(watched)
+        async with opened(url) as database:
+            asked = asyncio.ensure_future(database.fetch(SLEEP, seconds=0.5))
+            await asyncio.sleep(0.2)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError) as kept:  # its stack would keep the connection alive
+                await asked
+            assert set(watched) == before
+            await until(lambda: ask(database_url, COUNT, name) == 0)
+            assert kept
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(scenario())
 
 
 def test_a_cancelled_wait_in_line_gives_its_place_to_the_next(run: Any, database_url: str) -> None:
@@ -191,6 +224,47 @@ def test_a_connection_that_dies_during_a_query_is_unavailable_and_replaced(run: 
     run(scenario())
 
 
+def test_a_dead_idle_connection_does_not_cost_the_good_ones(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as database:
+            await asyncio.gather(*(database.fetch(SLEEP, seconds=0.2) for _ in range(3)))
+            good = database._idle[0].info.backend_pid
+            for link in database._idle[1:]:
+                assert ask(database_url, "SELECT pg_terminate_backend(%s, 10000)", link.info.backend_pid)
+            assert await database.fetch(PID) == [(good,)]
+
+    run(scenario())
+
+
+def test_the_connection_that_was_used_last_is_used_next(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as database:
+            await asyncio.gather(*(database.fetch(SLEEP, seconds=0.2) for _ in range(3)))
+            assert len({(await database.fetch(PID))[0] for _ in range(6)}) == 1
+
+    run(scenario())
+
+
+def test_a_statement_that_was_sent_is_never_sent_again(run: Any, database_url: str) -> None:
+    url, name = named(database_url)
+    sequence = f"s{uuid4().hex}"
+    count = Statement[int, str](f"SELECT nextval('{sequence}'), pg_sleep(0.6)::text", {})
+
+    async def scenario() -> None:
+        async with opened(url) as database:
+            await database.fetch(READY)
+            asked = asyncio.ensure_future(database.fetch(count))
+            await asyncio.sleep(0.2)
+            assert ask(database_url, END_ALL, name) is True
+            with pytest.raises(DatabaseUnavailable):
+                await asked
+            assert ask(database_url, f"SELECT nextval('{sequence}')") == 2
+
+    ask(database_url, f"CREATE SEQUENCE {sequence}; SELECT 1")
+    run(scenario())
+    ask(database_url, f"DROP SEQUENCE {sequence}; SELECT 1")
+
+
 def test_a_statement_that_could_not_be_sent_is_sent_once_on_a_new_connection(run: Any, database_url: str) -> None:
     async def scenario() -> None:
         async with opened(database_url) as database:
@@ -230,6 +304,17 @@ def test_closing_waits_for_the_queries_in_flight_and_refuses_later_ones(run: Any
         assert all(one.done() and one.exception() is None for one in asked)
         with pytest.raises(DatabaseUnavailable):
             await asyncio.wait_for(database.fetch(READY), 5)
+
+    run(scenario())
+
+
+def test_closing_closes_every_connection(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        database = Database(database_url, size=3, timeout=20)
+        await asyncio.gather(*(database.fetch(SLEEP, seconds=0.2) for _ in range(3)))
+        links = list(database._idle)
+        await database.close()
+        assert [link.closed for link in links] == [1, 1, 1]
 
     run(scenario())
 
@@ -313,3 +398,60 @@ def test_of_several_hosts_the_first_that_answers_is_used(run: Any, database_url:
                     assert await database.fetch(READY) == [(1,)]
 
         run(scenario())
+
+
+@behind_a_relay
+def test_an_unknown_host_does_not_hide_a_good_one(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with Relay(database_url) as relay:
+            dsn = relay.dsn().replace("host=127.0.0.1", "host=database.invalid,127.0.0.1")
+            async with opened(dsn) as database:
+                assert await database.fetch(READY) == [(1,)]
+
+    run(scenario())
+
+
+@behind_a_relay
+def test_every_address_of_a_host_is_tried(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *more: Any, **named: Any) -> Any:
+        if host != "database.invalid":
+            return real(host, *more, **named)
+        return real("127.0.0.2", *more, **named) + real("127.0.0.1", *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    async def scenario() -> None:
+        async with Relay(database_url) as relay, opened(relay.dsn("database.invalid")) as database:
+            assert await database.fetch(READY) == [(1,)]  # the relay listens on the second
+
+    asyncio.run(scenario())
+
+
+@behind_a_relay
+def test_an_address_that_is_given_is_used_without_a_look_up(run: Any, database_url: str) -> None:
+    async def scenario() -> None:
+        async with Relay(database_url) as relay:
+            dsn = f"{relay.dsn('database.invalid')} hostaddr=127.0.0.1"
+            async with opened(dsn) as database:
+                assert await database.fetch(READY) == [(1,)]
+
+    run(scenario())
+
+
+@behind_a_relay
+def test_host_and_port_of_the_environment_are_used_as_libpq_does(
+    run: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with Relay(database_url) as relay:
+            monkeypatch.setenv("PGPORT", str(relay.port))
+            monkeypatch.setenv("PGHOST", "localhost")
+            target = {name: value for name, value in parse_dsn(relay.dsn()).items() if name not in ("host", "port")}
+            for more in ({}, {"host": "127.0.0.1"}):
+                async with opened(make_dsn(**target, **more)) as database:
+                    assert await database.fetch(READY) == [(1,)]
+            assert relay.accepted == 2
+
+    run(scenario())

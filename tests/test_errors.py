@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from database import Database
 from main import create_app
 from settings import Settings
-from tests.conftest import hold_to_contract
+from tests.conftest import Create, hold_to_contract
 
 ORIGIN = "http://localhost:3000"
 SOME_ID = "00000000-0000-4000-8000-000000000000"
@@ -75,6 +75,19 @@ def test_a_body_over_one_mebibyte_is_413(client: TestClient, url: str, chunked: 
     answer = ask(client, "POST", url, content=content, headers={"Content-Type": "application/json"})
     assert "1,048,576 bytes" in answer.json()["detail"]
     hold_problem(answer, 413, url, answer.json()["title"])
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH"])
+def test_a_body_that_is_too_large_is_refused_before_anything_is_done(
+    client: TestClient, create: Create, method: str, chunked: bool
+) -> None:
+    task = create()
+    path = task["url"].removeprefix("http://testserver")
+    body = b" " * (1024 * 1024 + 1)
+    answer = ask(client, method, path, content=iter([body]) if chunked else body)
+    assert answer.status_code == 413
+    assert client.get(path).json() == task
 
 
 def test_a_body_of_one_mebibyte_is_read(client: TestClient, url: str) -> None:

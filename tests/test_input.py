@@ -130,12 +130,21 @@ def test_complete_takes_nothing_but_a_boolean(client: TestClient, create: Create
     assert client.get(local(task["url"])).json() == task
 
 
+@pytest.mark.parametrize("body", [b"null", b" null "])
+def test_complete_toggles_without_a_body_only(client: TestClient, create: Create, body: bytes) -> None:
+    task = create()
+    answer = client.patch(f"{local(task['url'])}/complete", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert client.get(local(task["url"])).json() == task
+
+
 @pytest.mark.parametrize("task_id", ["1", "x", SOME_ID[:-1], SOME_ID + "0", "%00", "g" * 36])
 def test_a_task_id_that_is_no_uuid_is_refused(client: TestClient, url: str, task_id: str) -> None:
     for method in ("GET", "DELETE"):
         answer = client.request(method, f"{url}/{task_id}")
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["loc"] == ["path", "task_id"]
+        assert "`" not in answer.text
 
 
 @pytest.mark.parametrize("user_id", ["x" * 129, "%00", "a%0Ab", "%7F", "%C2%85", "%1F"])

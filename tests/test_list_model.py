@@ -6,7 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
-from uuid import uuid4
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
 import psycopg2
 from fastapi.testclient import TestClient
@@ -94,9 +94,11 @@ class Table:
         self.connection = psycopg2.connect(url)
         self.connection.autocommit = True
         self.user = f"user-{uuid4()}"
+        self.number = 0
 
     def add(self, task: dict[str, Any]) -> dict[str, Any]:
-        task = task | {"id": str(uuid4()), "user_id": self.user}
+        self.number += 1  # the same ids in every run of one example, in no order
+        task = task | {"id": str(uuid5(NAMESPACE_OID, str(self.number))), "user_id": self.user}
         task["completed_at"] = task["created_at"] if task["completed"] else None
         names = ", ".join(f'"{name}"' for name in task)
         values = ", ".join(f"%({name})s" for name in task)

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -73,6 +75,33 @@ def test_create_tables_again_changes_nothing(empty_database: str) -> None:
     before = names(empty_database)
     create_tables(empty_database)
     assert names(empty_database) == before
+
+
+def test_a_start_waits_for_another_that_migrates(empty_database: str) -> None:
+    create_tables(empty_database)
+    assert alembic(empty_database, "downgrade", "base").returncode == 0
+    with (
+        closing(psycopg2.connect(empty_database)) as other,
+        closing(psycopg2.connect(empty_database)) as watcher,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        other.cursor().execute("SELECT pg_advisory_xact_lock(7461736115)")
+        watcher.autocommit = True
+        started = threads.submit(create_tables, empty_database)
+        with watcher.cursor() as cursor:
+            for _ in range(100):
+                cursor.execute(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+                    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                )
+                if cursor.fetchone() == (1,):
+                    break
+                time.sleep(0.1)
+            else:
+                raise AssertionError("it never waited")
+        assert not started.done()
+        other.rollback()
+        started.result(20)
 
 
 def test_downgrading_leaves_nothing_and_upgrading_brings_it_back(empty_database: str) -> None:

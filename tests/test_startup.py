@@ -4,6 +4,9 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +16,12 @@ import httpx2
 import psutil
 import psycopg2
 import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
+import embedded
+from main import create_app
+from settings import Settings
 from tests.servers import HERE, Service, load, service
 
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "tests", "docs", "benchmarks")
@@ -104,6 +112,53 @@ def test_an_embedded_server_that_was_killed_starts_again(checkout: Path) -> None
         assert titles(second) == ["kept"]
 
 
+@pytest.mark.parametrize("spoiled", ["", "not a number", "{another}"])
+def test_a_spoiled_pid_file_is_in_nobodys_way(checkout: Path, new_folder: Path, spoiled: str) -> None:
+    with service(folder=checkout, DATABASE_URL="") as first:
+        create(first)
+        pid_file = (checkout / ".postgres/postmaster.pid").read_text()
+        first.stop()
+    another = new_folder / str(uuid4())
+    url = embedded.start(another)
+    number = (another / "postmaster.pid").read_text().partition("\n")[0]
+    (checkout / ".postgres/postmaster.pid").write_text(
+        pid_file.replace(pid_file.partition("\n")[0], number, 1) if spoiled == "{another}" else spoiled
+    )
+    with service(folder=checkout, DATABASE_URL="") as second:
+        assert titles(second) == ["kept"]
+    psycopg2.connect(url).close()  # it was not stopped in the other's place
+    embedded.stop(another)
+
+
+def test_a_folder_with_any_name_will_do(new_folder: Path) -> None:
+    folder = new_folder / "my projects' (1), x&y"
+    folder.mkdir()
+    psycopg2.connect(embedded.start(folder / "data")).close()
+    embedded.stop(folder / "data")
+    assert not (folder / "data/postmaster.pid").exists()
+
+
+def test_a_start_that_fails_leaves_no_server_behind(checkout: Path) -> None:
+    (checkout / "migrations/versions/0001_tasks.py").write_text("raise RuntimeError('broken on purpose')")
+    command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"]
+    environment = os.environ | {"DATABASE_URL": ""}
+    ended = subprocess.run(
+        command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode != 0
+    assert "broken on purpose" in ended.stderr
+    assert postgres_of(checkout) == []
+
+
+def test_when_the_app_ends_its_connections_are_closed(settings: Settings) -> None:
+    name = f"test-{uuid4()}"
+    url = f"{settings.database_url.get_secret_value()}&application_name={name}"
+    with TestClient(create_app(settings.model_copy(update={"database_url": SecretStr(url)}))) as client:
+        assert client.get("/health/ready").status_code == 200
+        links = list(client.app.state.database._idle)  # type: ignore[attr-defined]
+    assert [link.closed for link in links] == [1]
+
+
 def test_the_log_says_which_database_and_never_the_password(empty_database: str) -> None:
     url = f"{empty_database}&password=s3cret"
     with service(DATABASE_URL=url) as started:
@@ -153,3 +208,19 @@ def test_a_worker_stays_under_100_mb_after_10_000_requests_on_200_connections(em
     assert len(statuses) == 10_000
     assert set(statuses) == {200, 201}
     assert memory < 100_000_000, f"{memory / 1e6:.1f} MB"
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 19", "Transfer-Encoding: chunked"])
+def test_a_body_that_was_lost_in_an_upgrade_does_not_toggle(empty_database: str, framing: str) -> None:
+    with service(DATABASE_URL=empty_database) as started:
+        create(started)
+        (task,) = httpx2.get(f"{started.url}/api/ann/tasks").json()
+        httpx2.patch(f"{task['url']}/complete", json={"completed": True})
+        host, port = started.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 10) as connection:
+            head = f"PATCH /api/ann/tasks/{task['id']}/complete HTTP/1.1\r\nHost: {host}\r\n{framing}\r\n"
+            head += "Content-Type: application/json\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+            body = '{"completed": true}'
+            connection.sendall((head + (body if "Length" in framing else f"13\r\n{body}\r\n0\r\n\r\n")).encode())
+            assert connection.recv(65536).split()[1] == b"422"
+        assert httpx2.get(task["url"]).json()["completed"] is True

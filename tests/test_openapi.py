@@ -1,0 +1,90 @@
+"""openapi.json, which clients are generated from."""
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.servers import HERE
+
+OPERATIONS = {
+    "list_tasks",
+    "create_task",
+    "update_tasks",
+    "delete_tasks",
+    "read_task",
+    "replace_task",
+    "update_task",
+    "delete_task",
+    "complete_task",
+    "read_summary",
+    "health",
+    "ready",
+}
+
+
+@pytest.fixture(scope="module")
+def document(client: TestClient) -> Any:
+    return client.get("/openapi.json").json()
+
+
+def operations(document: Any) -> list[Any]:
+    return [operation for path in document["paths"].values() for operation in path.values()]
+
+
+def test_the_committed_document_is_what_the_service_answers(document: Any) -> None:
+    assert json.loads((HERE / "openapi.json").read_text()) == document, "run: make openapi"
+
+
+def test_operation_ids_are_short_and_stable(document: Any) -> None:
+    assert sorted(operation["operationId"] for operation in operations(document)) == sorted(OPERATIONS)
+
+
+def test_every_error_is_declared_as_a_problem(document: Any) -> None:
+    for operation in operations(document):
+        for status, answer in operation["responses"].items():
+            if status >= "400":
+                (media_type,) = answer["content"]
+                assert media_type == "application/problem+json"
+                name = "ValidationProblem" if status == "422" else "Problem"
+                assert answer["content"][media_type]["schema"] == {"$ref": f"#/components/schemas/{name}"}
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_every_operation_that_asks_the_database_declares_what_can_go_wrong_there(document: Any) -> None:
+    for operation in operations(document):
+        if operation["operationId"] != "health":
+            assert {"500", "503"} <= set(operation["responses"]), operation["operationId"]
+
+
+def needs_no_example(kind: Any) -> bool:
+    return "$ref" in kind or "enum" in kind or kind.get("type") == "boolean" or "$ref" in kind.get("items", {})
+
+
+def has(key: str, kind: Any) -> bool:
+    return key in kind or any(key in one for one in kind.get("anyOf", []))
+
+
+def test_everything_is_described_with_an_example(document: Any) -> None:
+    for operation in operations(document):
+        assert operation["summary"]
+        assert operation["description"]
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"], parameter
+            schema = parameter["schema"]
+            assert needs_no_example(schema) or has("examples", schema) or parameter["name"] == "cursor", parameter
+    for name, schema in document["components"]["schemas"].items():
+        assert schema["description"], name
+        for field, kind in schema.get("properties", {}).items():
+            assert "$ref" in kind or has("description", kind), (name, field)
+            assert needs_no_example(kind) or has("examples", kind), (name, field)
+
+
+def test_a_patch_has_no_defaults_and_says_what_can_be_null(document: Any) -> None:
+    patch = document["components"]["schemas"]["TaskPatch"]
+    assert "required" not in patch
+    for name, field in patch["properties"].items():
+        assert "default" not in field
+        nullable = any(kind.get("type") == "null" for kind in field.get("anyOf", []))
+        assert nullable is (name in ("description", "due_date", "order")), name
