@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint openapi clean
+.PHONY: run test lint openapi bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app
@@ -17,6 +17,9 @@ lint: .venv/dev  ## Check lint, format and types
 
 openapi: .venv/run  ## Write openapi.json anew, as the service answers it
 	$(BIN)/python -c 'import json, main; print(json.dumps(main.app.openapi(), indent=2))' > openapi.json
+
+bench-growth: .venv/run  ## Measure how the cost grows with the number of tasks
+	$(BIN)/python benchmarks/growth.py
 
 clean:  ## Remove what was installed and made; the data in .postgres stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
