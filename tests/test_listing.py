@@ -118,6 +118,28 @@ def test_a_cursor_of_another_user_is_refused(client: TestClient, url: str, creat
     assert client.get(f"/api/user-{uuid4()}/tasks?cursor={cursor}").status_code == 422
 
 
+@pytest.mark.parametrize(
+    "other", ["sort=created_at", "sort=title", "q=a", "completed=false", "priority=low", "tag=a&tag=b", "tag=b"]
+)
+def test_a_cursor_of_another_order_or_other_filters_is_refused(
+    client: TestClient, url: str, create: Create, other: str
+) -> None:
+    create(tags=["a"]), create(tags=["a"])
+    for made_for in ("limit=1", "limit=1&tag=a", "limit=1&sort=-title"):
+        cursor = client.get(f"{url}?{made_for}").links["next"]["url"].rpartition("=")[2]
+        assert client.get(f"{url}?{made_for}&cursor={cursor}").status_code == 200
+        assert client.get(f"{url}?{other}&cursor={cursor}").status_code == 422
+
+
+def test_a_cursor_goes_on_with_another_limit(client: TestClient, url: str, create: Create) -> None:
+    for number in range(4):
+        create(title=str(number))
+    cursor = client.get(f"{url}?limit=1").links["next"]["url"].rpartition("=")[2]
+    rest = client.get(f"{url}?limit=1000&total=true&cursor={cursor}")
+    assert [task["title"] for task in rest.json()] == ["2", "1", "0"]
+    assert rest.headers["x-total-count"] == "4"
+
+
 def test_a_cursor_does_not_say_what_is_in_a_task(client: TestClient, url: str, create: Create) -> None:
     create(title="secret"), create(title="secret")
     cursor = client.get(f"{url}?limit=1").links["next"]["url"].rpartition("=")[2]

@@ -168,6 +168,27 @@ def test_the_next_page_is_one_statement(counted: TestClient, log: Log, url: str,
     assert len(log.statements()) == 1
 
 
+def test_a_statement_holds_only_the_conditions_that_were_given(counted: TestClient, log: Log, url: str) -> None:
+    conditions = {
+        "completed=true": "tasks.completed = ",
+        "priority=low": "tasks.priority = ANY",
+        "tag=a": "tasks.tags @>",
+        "q=a": "ILIKE ALL",
+        "due_before=2030-01-01T00:00:00Z": "tasks.due_date <",
+        "due_after=2030-01-01T00:00:00Z": "tasks.due_date >",
+        "updated_after=2030-01-01T00:00:00Z": "tasks.updated_at >",
+        "total=true": "count(*)",
+    }
+    counted.get(url)
+    for given in ["", *conditions]:
+        log.statements()
+        start = log.start
+        assert counted.get(f"{url}?{given}").status_code == 200
+        sql = log.file.read_text()[start:]
+        for query, condition in conditions.items():
+            assert (condition in sql) is (query == given), (given, condition)
+
+
 def test_readiness_is_one_statement_and_health_is_none(counted: TestClient, log: Log) -> None:
     counted.get("/health/ready")
     log.statements()
