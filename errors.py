@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -123,6 +123,36 @@ class ProblemMiddleware:
                 await answer(scope, receive, send)
 
         await self.app(scope, receive, send_problem)
+
+
+class StrictPathMiddleware:
+    """Refuses a path that decodes to another one than it says.
+
+    The server decodes the path before it is routed. An encoded slash would become a real one, so
+    that a gateway and this service disagree on whose tasks are meant; bytes that are not UTF-8
+    would all become the same character, and with it different users one; and a newline at the end
+    would be passed over.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = scope.get("raw_path") or b""
+        if b"%" in raw and not _is_strict(raw):
+            msg = "Path should be UTF-8, without an encoded slash or a newline at its end"
+            answer = await handle_invalid(Request(scope), invalid(("path",), msg, "path_encoding"))
+            await answer(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _is_strict(raw_path: bytes) -> bool:
+    try:
+        decoded = unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        return False
+    return b"%2F" not in raw_path.upper() and not decoded.endswith("\n")
 
 
 def _is_plain_error(start: Message) -> bool:

@@ -60,6 +60,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
             expose_headers=["ETag", "Link", "Location", "X-Total-Count", "Idempotent-Replayed", "Retry-After"],
         ),
         Middleware(ServerErrorMiddleware, handler=errors.handle_unexpected),
+        Middleware(errors.StrictPathMiddleware),
     ]
 
 

@@ -50,3 +50,22 @@ def test_user_ids_that_look_alike_are_different_users(client: TestClient, user: 
     create()
     for other in (user.upper(), user + " ", " " + user, user + "%", user[:-1], user[:-1] + "_"):
         assert client.get(f"/api/{other.replace('%', '%25')}/tasks").json() == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/{}%2Ftasks", "/api/{}/tasks%2f{}", "/api/{}/tasks%0A", "/api/{}%FF/tasks", "/api/%ED%A0%80{}/tasks"]
+)
+def test_a_path_that_decodes_to_another_is_refused(client: TestClient, user: str, create: Create, path: str) -> None:
+    task = create()
+    path = path.format(user, task["id"])
+    for method, body in (("GET", None), ("POST", {"title": "x"}), ("DELETE", None)):
+        answer = client.request(method, path, json=body, headers={"Origin": "http://localhost:3000"})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["loc"] == ["path"]
+        assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+    assert client.get(local(task["url"])).json() == task
+
+
+def test_users_whose_names_are_no_text_are_not_one_user(client: TestClient) -> None:
+    assert client.post("/api/%FF/tasks", json={"title": "x"}).status_code == 422
+    assert client.get("/api/%EF%BF%BD/tasks").status_code == 200
