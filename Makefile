@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint openapi bench-growth clean
+.PHONY: run test test-clients lint openapi bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app
 
 test: .venv/dev  ## Run all tests, in parallel, against a PostgreSQL of their own
 	$(BIN)/pytest -n auto
+
+test-clients: .venv/dev  ## Run the tests with real clients, which need Node
+	npm ci --prefix tests/clients --no-audit --no-fund
+	$(BIN)/pytest tests/clients
 
 lint: .venv/dev  ## Check lint, format and types
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -95,10 +95,12 @@ def _methods(request: Request) -> list[str]:
     return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
 
 
-class ProblemMiddleware:
-    """Turns the plain text of layers that know no problem+json, CORS and the body limit, into it.
+class AnswerMiddleware:
+    """What all answers have in common. It is the outermost of all, so that it sees each of them.
 
-    It is the outermost of all, so that it sees their answers.
+    The plain text of layers that know no problem+json, CORS and the body limit, becomes one. No
+    browser may guess another type. What is under /api may be kept by the browser alone, which asks
+    with its ETag before it shows it again, and never by a cache that several users share.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -110,19 +112,26 @@ class ProblemMiddleware:
             return
         plain: Message | None = None
 
-        async def send_problem(message: Message) -> None:
+        async def send_in_common(message: Message) -> None:
             nonlocal plain
-            if message["type"] == "http.response.start" and _is_plain_error(message):
-                plain = message
-            elif plain is None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                headers["X-Content-Type-Options"] = "nosniff"
+                if scope["path"].startswith(scope.get("root_path", "") + "/api/"):
+                    headers["Cache-Control"] = "private, no-cache"
+                    headers.add_vary_header("Authorization")
+                if message["status"] >= 400 and headers.get("content-type") != MEDIA_TYPE:
+                    plain = message
+                    return
+            if plain is None:
                 await send(message)
-            else:
-                headers = MutableHeaders(raw=plain["headers"])
-                del headers["content-type"], headers["content-length"]
-                answer = _problem(scope, plain["status"], message["body"].decode(), headers)
-                await answer(scope, receive, send)
+                return
+            headers = MutableHeaders(raw=plain["headers"])
+            del headers["content-type"], headers["content-length"]
+            answer = _problem(scope, plain["status"], message["body"].decode(), headers)
+            await answer(scope, receive, send)
 
-        await self.app(scope, receive, send_problem)
+        await self.app(scope, receive, send_in_common)
 
 
 class StrictPathMiddleware:
@@ -155,15 +164,12 @@ def _is_strict(raw_path: bytes) -> bool:
     return b"%2F" not in raw_path.upper() and not decoded.endswith("\n")
 
 
-def _is_plain_error(start: Message) -> bool:
-    return start["status"] >= 400 and Headers(raw=start["headers"]).get("content-type") != MEDIA_TYPE
-
-
 # ---- In OpenAPI -----------------------------------------------------------------------------
 
 ANSWERS: dict[int, tuple[type[Problem] | None, str]] = {
     304: (None, "It is still the one that the client has."),
-    404: (Problem, "The user has no such task."),
+    401: (Problem, "A token is required and is missing or not valid."),
+    404: (Problem, "There is no such task, or it is somebody else's."),
     412: (Problem, "`If-Match` names an older version. Nothing was changed."),
     413: (Problem, "The body is over 1 MiB. Nothing was changed."),
     422: (ValidationProblem, "The input breaks a rule. Nothing was changed."),
@@ -193,13 +199,16 @@ def with_headers(status: int, *names: str) -> Responses:
 
 
 def document(app: FastAPI) -> None:
-    """Name the media type of errors in OpenAPI, where FastAPI knows only one for all answers."""
+    """Say in OpenAPI what FastAPI cannot: the media type of errors, and that a token may be required."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         schema = generate()
-        for path in schema["paths"].values():
-            for operation in path.values():
+        schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+        for path, operations in schema["paths"].items():
+            for operation in operations.values():
+                if path.startswith("/api/"):
+                    operation["security"] = [{"token": []}, {}]  # none where the path is trusted
                 for status, answer in operation["responses"].items():
                     if status >= "400" and "application/json" in answer.get("content", {}):
                         answer["content"][MEDIA_TYPE] = answer["content"].pop("application/json")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from psycopg2.extensions import parse_dsn
@@ -15,7 +15,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 
 import errors
 from database import Database, DatabaseUnavailable, create_tables
-from routes import health, tasks, users
+from routes import health, only_the_owner, tasks, users
 from settings import EMBEDDED, Settings, load_settings
 
 logger = logging.getLogger("tasks")
@@ -39,8 +39,9 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lambda app: _lifespan(app, settings),
     )
     app.include_router(health.router)
-    app.include_router(tasks.router, max_body_size=errors.MAX_BODY_SIZE)
-    app.include_router(users.router)
+    for router in (tasks.router, users.router):
+        owner = [Depends(only_the_owner)] if settings.requires_tokens else []
+        app.include_router(router, dependencies=owner, max_body_size=errors.MAX_BODY_SIZE)
     errors.document(app)
     return app
 
@@ -51,7 +52,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     Unexpected errors are answered inside of CORS, so that a browser may read that answer too.
     """
     return [
-        Middleware(errors.ProblemMiddleware),
+        Middleware(errors.AnswerMiddleware),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -67,12 +68,25 @@ def _middleware(settings: Settings) -> list[Middleware]:
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """Bring the database up to date, and keep a pool of connections to it while the app runs."""
-    async with _dsn(settings) as dsn:
+    async with _dsn(settings) as dsn, _tokens(settings) as app.state.tokens:
         await asyncio.to_thread(create_tables, dsn)
         database = Database(dsn, size=settings.database_pool_size, timeout=settings.database_timeout)
         app.state.database = database
         yield
         await database.close()
+
+
+@asynccontextmanager
+async def _tokens(settings: Settings) -> AsyncIterator[object]:
+    """What verifies tokens, where they are required."""
+    if not settings.requires_tokens:
+        logger.warning("Neither AUTH_JWKS_URL nor AUTH_SECRET is set: the user_id in the path is trusted")
+        yield None
+        return
+    import auth  # whose cryptography takes 20 MB
+
+    async with auth.verifier(settings) as tokens:
+        yield tokens
 
 
 @asynccontextmanager

@@ -94,12 +94,13 @@ Order = Annotated[
 
 # ---- Path and header parameters -------------------------------------------------------------
 
+USER_ID = r"^[^/\x00-\x1f\x7f-\x9f]+$"
 UserId = Annotated[
     str,
     Path(
         min_length=1,
         max_length=128,
-        pattern=r"^[^/\x00-\x1f\x7f-\x9f]+$",
+        pattern=USER_ID,
         description="Whose tasks: 1 to 128 characters, opaque to this service.",
         examples=["alice"],
     ),

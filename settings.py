@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 HERE = Path(__file__).resolve().parent
@@ -34,7 +34,16 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(default=20, ge=1, le=1000)
     database_timeout: float = Field(default=5, gt=0, le=300, allow_inf_nan=False)
     cors_origins: Annotated[list[str], NoDecode] = ["http://localhost:3000", "http://localhost:5173"]
+    auth_jwks_url: str = Field(default="", pattern="^(https?://.*)?$")
+    auth_secret: SecretStr = SecretStr("")
+    auth_issuer: str = Field(default="", validate_default=True)
+    auth_audience: str = Field(default="", validate_default=True)
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+
+    @property
+    def requires_tokens(self) -> bool:
+        """Whether a request must say with a token who is asking, or the path is trusted."""
+        return bool(self.auth_jwks_url or self.auth_secret.get_secret_value())
 
     @field_validator("database_url")
     @classmethod
@@ -59,6 +68,23 @@ class Settings(BaseSettings):
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin; write scheme://host[:port], with no slash after it")
         return origins
+
+    @field_validator("auth_secret")
+    @classmethod
+    def _is_long_and_alone(cls, value: SecretStr, others: ValidationInfo) -> SecretStr:
+        secret = value.get_secret_value()
+        if secret and others.data.get("auth_jwks_url"):
+            raise ValueError("it must be empty where AUTH_JWKS_URL is set")
+        if secret and len(secret.encode()) < 32:  # RFC 7518, section 3.2
+            raise ValueError("it must be 32 bytes or longer")
+        return value
+
+    @field_validator("auth_issuer", "auth_audience")
+    @classmethod
+    def _is_set_with_jwks_url(cls, value: str, others: ValidationInfo) -> str:
+        if others.data.get("auth_jwks_url") and not value:
+            raise ValueError("it must be set where AUTH_JWKS_URL is")
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod

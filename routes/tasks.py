@@ -18,7 +18,7 @@ from errors import declared, with_headers
 from queries import Statement
 from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
-router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=declared(413, 422, 500, 503))
+router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=declared(401, 404, 413, 422, 500, 503))
 
 Columns = TypeVarTuple("Columns")
 Filters = Annotated[schemas.Filters, Query()]

@@ -6,7 +6,7 @@ import queries
 from errors import declared
 from schemas import Summary, UserId
 
-router = APIRouter(prefix="/api/{user_id}", tags=["users"], responses=declared(422, 500, 503))
+router = APIRouter(prefix="/api/{user_id}", tags=["users"], responses=declared(401, 404, 422, 500, 503))
 
 
 @router.get("", response_model=Summary)

@@ -105,6 +105,10 @@ def hold_to_contract(answer: Any) -> None:
     """Every answer, in whichever test, is of the form that the contract promises."""
     answer.read()
     hold_to_openapi(answer)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    if answer.url.path.startswith("/api/"):
+        assert answer.headers["cache-control"] == "private, no-cache"
+        assert {"Authorization", "Origin"} <= set(answer.headers["vary"].split(", "))
     if answer.request.method in ("HEAD", "OPTIONS"):
         return
     if answer.status_code >= 400:

@@ -42,6 +42,10 @@ def test_a_url_as_neon_prints_it_is_taken(monkeypatch: pytest.MonkeyPatch, url: 
         ("CORS_ORIGINS", "http://localhost:3000,https://example.com/app"),
         ("CORS_ORIGINS", "http://a http://b"),
         ("LOG_LEVEL", "loud"),
+        ("AUTH_JWKS_URL", "auth.example.com/jwks"),
+        ("AUTH_JWKS_URL", "file:///etc/passwd"),
+        ("AUTH_SECRET", "s3cret"),
+        ("AUTH_SECRET", "s3cret".ljust(31, "x")),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_the_variable(
@@ -87,6 +91,10 @@ def test_the_env_file_in_the_repository_holds_the_defaults() -> None:
         "database_timeout": 5,
         "cors_origins": ["http://localhost:3000", "http://localhost:5173"],
         "log_level": "info",
+        "auth_jwks_url": "",
+        "auth_secret": committed.auth_secret,
+        "auth_issuer": "",
+        "auth_audience": "",
     }
     assert committed.database_url.get_secret_value() == ""
 
@@ -108,3 +116,18 @@ def test_origins_stand_with_commas_between_them(
 ) -> None:
     monkeypatch.setenv("CORS_ORIGINS", value)
     assert load_settings().cors_origins == origins
+
+
+def test_a_token_needs_issuer_and_audience_with_a_jwks_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"AUTH_JWKS_URL": "https://a/jwks", "AUTH_ISSUER": "https://a", "AUTH_AUDIENCE": "https://a"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().requires_tokens
+    for missing in ("AUTH_ISSUER", "AUTH_AUDIENCE"):
+        with monkeypatch.context() as without:
+            without.delenv(missing)
+            with pytest.raises(SystemExit, match=f"^{missing} is wrong: it must be set where AUTH_JWKS_URL is.$"):
+                load_settings()
+    monkeypatch.setenv("AUTH_SECRET", "x" * 32)
+    with pytest.raises(SystemExit, match=r"^AUTH_SECRET is wrong: it must be empty"):
+        load_settings()

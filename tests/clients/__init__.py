@@ -1,0 +1,1 @@
+"""Tests with real clients, which need Node: make test-clients."""

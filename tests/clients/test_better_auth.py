@@ -1,0 +1,74 @@
+"""A real Better Auth server issues the tokens that the service takes."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from tests.servers import Service, service
+from tests.test_auth import eventually
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[str]:
+    """The address of a Better Auth server with nobody in it."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("BETTER_AUTH", "NODE_ENV"))
+    }
+    command = ["node", "better-auth.mjs"]
+    process = subprocess.Popen(
+        command,
+        cwd=HERE,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process, process.stdin, process.stdout:
+        line = process.stdout.readline()
+        assert line.startswith("READY "), line
+        yield line.split()[1]
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def started(issuer: str, database_url: str) -> Iterator[Service]:
+    settings = {"AUTH_JWKS_URL": f"{issuer}/api/auth/jwks", "AUTH_ISSUER": issuer, "AUTH_AUDIENCE": issuer}
+    with service(DATABASE_URL=database_url, **settings) as started:
+        yield started
+
+
+def sign_up(issuer: str) -> tuple[str, dict[str, str]]:
+    """A new person: the id, and the header that says who it is."""
+    with httpx2.Client(base_url=f"{issuer}/api/auth") as browser:
+        person = {"name": "Ann", "email": f"{uuid4()}@example.com", "password": "correct horse 1"}
+        user = browser.post("/sign-up/email", json=person).json()["user"]
+        return user["id"], {"Authorization": f"Bearer {browser.get('/token').json()['token']}"}
+
+
+def test_who_signs_up_with_better_auth_can_use_the_service(issuer: str, started: Service) -> None:
+    user, token = sign_up(issuer)
+    url = f"{started.url}/api/{user}/tasks"
+    created = eventually(201, lambda: httpx2.post(url, json={"title": "Buy milk"}, headers=token))
+    assert created.json()["user_id"] == user
+    assert httpx2.get(url, headers=token).json() == [created.json()]
+    assert httpx2.delete(created.json()["url"], headers=token).json() == created.json()
+
+
+def test_one_persons_token_does_not_open_anothers_tasks(issuer: str, started: Service) -> None:
+    (user, token), (other, others_token) = sign_up(issuer), sign_up(issuer)
+    url = f"{started.url}/api/{user}/tasks"
+    task = eventually(201, lambda: httpx2.post(url, json={"title": "private"}, headers=token)).json()
+    for path in (url, task["url"], f"{started.url}/api/{user}"):
+        assert httpx2.get(path, headers=others_token).status_code == 404
+        assert httpx2.get(path).status_code == 401
+    assert httpx2.get(f"{started.url}/api/{other}/tasks", headers=others_token).json() == []
