@@ -168,7 +168,8 @@ def _written(write: sa.Update | sa.Delete, *, guarded: bool) -> Statement[str | 
     if not guarded:
         return _compiled(_tasks(write.where(MINE_AND_THIS).returning(TASKS).cte("written")))
     written = _tasks(write.where(MINE_AND_THIS, OF_THIS_VERSION).returning(TASKS).cte("written")).subquery("answer")
-    exists = sa.select(col(Task.id)).where(MINE_AND_THIS).subquery("existing")
+    # Locked first: a task that is just being deleted is gone then, and not of another version.
+    exists = sa.select(col(Task.id)).where(MINE_AND_THIS).with_for_update(key_share=True).subquery("existing")
     return _compiled(sa.select(*written.c).select_from(exists.outerjoin(written, sa.true())))
 
 
@@ -185,7 +186,9 @@ FILTERS: dict[str, sa.ColumnElement[bool]] = {
     "completed": col(Task.completed) == _given("completed", sa.Boolean),
     "priority": col(Task.priority) == sa.any_(_given("priority", ARRAY(TASKS.c.priority.type))),
     "tag": TASKS.c.tags.contains(_given("tag", ARRAY(sa.Text))),
-    "q": TEXT.op("ILIKE", is_comparison=True)(sa.all_(_given("q", ARRAY(sa.Text)))),
+    "q": sa.func.lower(TEXT).op("LIKE", is_comparison=True)(
+        sa.all_(sa.func.string_to_array(sa.func.lower(_given("q", sa.Text)), sa.literal_column("' '", sa.Text)))
+    ),
     "due_before": col(Task.due_date) < _given("due_before", TASKS.c.due_date.type),
     "due_after": col(Task.due_date) > _given("due_after", TASKS.c.due_date.type),
     "updated_after": col(Task.updated_at) > _given("updated_after", TASKS.c.updated_at.type),
@@ -256,8 +259,11 @@ def delete_tasks(filters: frozenset[str]) -> Statement[int]:
 
 
 def _counted(write: sa.Update | sa.Delete, filters: frozenset[str]) -> Statement[int]:
-    written = write.where(_selected(filters)).returning(TASKS.c.id).cte("written")
-    return _compiled(sa.select(sa.func.count()).select_from(written))
+    # One at a time for each user: two that lock the same tasks in different orders would deadlock.
+    wait = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(USER_ID, 0)).label("waited")
+    turn = sa.select(wait).cte("turn")
+    selected = write.where(_selected(filters), sa.exists(sa.select(turn.c.waited)))
+    return _compiled(sa.select(sa.func.count()).select_from(selected.returning(TASKS.c.id).cte("written")))
 
 
 def _summary() -> Statement[str]:

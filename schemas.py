@@ -157,7 +157,9 @@ class Filters(BaseModel):
         """Return what is given, by name, as `queries.FILTERS` takes it."""
         values = self.model_dump(include=set(Filters.model_fields))
         if "q" in values:
-            values["q"] = [f"%{LIKE_SPECIAL.sub(AS_ITSELF, word)}%" for word in values["q"].split()]
+            words = dict.fromkeys(values.pop("q").split())
+            if words:
+                values["q"] = " ".join(f"%{LIKE_SPECIAL.sub(AS_ITSELF, word)}%" for word in words)
         return values
 
 

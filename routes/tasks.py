@@ -26,7 +26,8 @@ Filters = Annotated[schemas.Filters, Query()]
 WRITTEN = with_headers(200, "ETag") | declared(404, 412)
 ALL_FIELDS = frozenset(TaskInput.model_fields)
 HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
-VERSION = re.compile(r'"(\d{1,18})"')
+VERSION = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
+REPEATABLE = {"priority", "tag"}  # parameters of a list
 
 # ---- Many tasks -----------------------------------------------------------------------------
 
@@ -47,6 +48,7 @@ async def list_tasks(
     When more follow, `Link` has the address of the next page. Following it to the end gives each
     task once, also while others are added or removed.
     """
+    _check_that_none_is_repeated(request)
     filters = query.given()
     values: dict[str, Any] = {"limit": query.limit + 1}  # one more than is shown tells whether more follow
     if query.cursor is not None:
@@ -72,7 +74,7 @@ async def list_tasks(
 @router.patch("", response_model=schemas.Updated)
 async def update_tasks(request: Request, user_id: UserId, filters: Filters, body: TaskPatch) -> Response:
     """Change every task that the filters select ("toggle all"). At least one field must be sent."""
-    values, given = body.model_dump(), filters.given()
+    values, given = body.model_dump(), _given(request, filters)
     if not values:
         raise errors.invalid(("body",), "Input should have a field to change", "nothing_to_change")
     statement = queries.update_tasks(frozenset(values), frozenset(given))
@@ -83,7 +85,7 @@ async def update_tasks(request: Request, user_id: UserId, filters: Filters, body
 @router.delete("", response_model=schemas.Deleted)
 async def delete_tasks(request: Request, user_id: UserId, filters: Filters) -> Response:
     """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
-    given = filters.given()
+    given = _given(request, filters)
     statement = queries.delete_tasks(frozenset(given))
     [(number,)] = await _fetch(request, user_id, statement, **queries.filter_values(given))
     return _json(f'{{"deleted": {number}}}')
@@ -180,6 +182,23 @@ async def complete_task(
 
 
 # ---- What they share ------------------------------------------------------------------------
+
+
+def _check_that_none_is_repeated(request: Request) -> None:
+    """Raise 422 for a parameter of which only the last would count."""
+    names = [name for name, _ in request.query_params.multi_items() if name not in REPEATABLE]
+    for name in names:
+        if names.count(name) > 1:
+            raise errors.invalid(("query", name), "Parameter should be there once", "repeated")
+
+
+def _given(request: Request, filters: schemas.Filters) -> dict[str, Any]:
+    """The filters of a bulk change. Raises 422 for a search without a word, which would select all."""
+    _check_that_none_is_repeated(request)
+    given = filters.given()
+    if "q" in filters.model_fields_set and "q" not in given:
+        raise errors.invalid(("query", "q"), "Input should have a word in it", "no_words")
+    return given
 
 
 async def _check_that_there_is_no_body(request: Request) -> None:

@@ -6,11 +6,12 @@ import queries
 from errors import declared
 from schemas import Summary, UserId
 
-router = APIRouter(prefix="/api/{user_id}", tags=["users"], responses=declared(401, 404, 422, 500, 503))
+router = APIRouter(prefix="/api/{user_id}", tags=["users"], responses=declared(401, 404, 413, 422, 500, 503))
 
 
 @router.get("", response_model=Summary)
 async def read_summary(request: Request, user_id: UserId) -> Response:
     """The user's tasks in numbers, for a sidebar. A user with no task gets zeros."""
+    await request.body()  # one that is too large is refused here too
     [(summary,)] = await request.app.state.database.fetch(queries.SUMMARY, user_id=user_id)
     return Response(summary, media_type="application/json")

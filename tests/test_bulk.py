@@ -1,9 +1,13 @@
 """Many tasks at once: change, delete, and count."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import psycopg2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -81,7 +85,21 @@ def test_a_change_of_nothing_is_refused(client: TestClient, url: str, create: Cr
     assert client.get(url).json() == [task]
 
 
-@pytest.mark.parametrize("query", ["sort=title", "limit=1", "cursor=x", "total=true", "unknown=1", "completed=yes"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "sort=title",
+        "limit=1",
+        "cursor=x",
+        "total=true",
+        "unknown=1",
+        "completed=yes",
+        "q=",
+        "q=%20",
+        "q=any&q=x",
+        "completed=true&completed=false",
+    ],
+)
 def test_what_selects_nothing_is_refused_where_it_would_be_dangerous(
     client: TestClient, url: str, create: Create, query: str
 ) -> None:
@@ -89,6 +107,37 @@ def test_what_selects_nothing_is_refused_where_it_would_be_dangerous(
     assert client.delete(f"{url}?{query}").status_code == 422
     assert client.patch(f"{url}?{query}", json={"title": "x"}).status_code == 422
     assert client.get(url).json() == [task]
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+def test_bulk_changes_of_one_user_wait_for_one_another_so_that_none_deadlocks(
+    client: TestClient, url: str, user: str, create: Create, database_url: str, method: str
+) -> None:
+    create()
+    with (
+        closing(psycopg2.connect(database_url)) as another,
+        closing(psycopg2.connect(database_url)) as watcher,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        watcher.autocommit = True
+        another.cursor().execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [user])
+        with watcher.cursor() as cursor:
+            body = {"title": "x"} if method == "PATCH" else None
+            asked = threads.submit(client.request, method, url, json=body)
+            waiting = (
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+                "AND (classid::bigint << 32) | objid::bigint = hashtextextended(%s, 0)"
+            )
+            for _ in range(100):
+                cursor.execute(waiting, [user])
+                if cursor.fetchone() == (1,):
+                    break
+                time.sleep(0.02)
+            else:
+                raise AssertionError("it never waited")
+        assert client.delete(f"/api/user-{uuid4()}/tasks").status_code == 200, "another user waited too"
+        another.rollback()
+        assert asked.result().status_code == 200
 
 
 def test_a_bulk_change_gives_each_task_a_new_etag(client: TestClient, url: str) -> None:

@@ -81,6 +81,13 @@ def test_a_limit_outside_of_1_to_1000_is_refused(client: TestClient, url: str, l
     assert answer.json()["errors"][0]["loc"] == ["query", "limit"]
 
 
+def test_a_parameter_of_which_only_the_last_would_count_is_refused(client: TestClient, url: str) -> None:
+    for name, value in (("q", "a"), ("limit", "1"), ("sort", "title"), ("completed", "true")):
+        answer = client.get(f"{url}?{name}={value}&{name}={value}")
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["loc"] == ["query", name]
+
+
 def test_an_unknown_query_parameter_is_refused(client: TestClient, url: str) -> None:
     answer = client.get(f"{url}?limt=10")
     assert answer.status_code == 422

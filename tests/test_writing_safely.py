@@ -72,7 +72,22 @@ def test_a_write_with_the_etag_of_now_is_done(
 
 
 @writes
-@pytest.mark.parametrize("sent", ["{old}", '"0"', '"x"', "nonsense", "", '"99999999999999999999999"', '"-1"', '"1e3"'])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "{old}",
+        '"0"',
+        '"x"',
+        "nonsense",
+        '"x"{now}"y"',
+        '"0{bare}"',
+        "w/{now}",
+        "",
+        '"99999999999999999999999"',
+        '"-1"',
+        '"1e3"',
+    ],
+)
 def test_a_write_with_another_etag_is_412_and_changes_nothing(
     client: TestClient, create: Create, method: str, suffix: str, body: Any, sent: str
 ) -> None:
@@ -80,7 +95,9 @@ def test_a_write_with_another_etag_is_412_and_changes_nothing(
     old = etag(client, path)
     task = client.patch(path, json={"description": "changed meanwhile"}).json()
     now = etag(client, path)
-    answer = client.request(method, path + suffix, json=body, headers={"If-Match": sent.format(old=old)})
+    answer = client.request(
+        method, path + suffix, json=body, headers={"If-Match": sent.format(old=old, now=now, bare=now.strip('"'))}
+    )
     assert answer.status_code == 412
     assert answer.json()["title"] == "Precondition Failed"
     assert (client.get(path).json(), etag(client, path)) == (task, now)
@@ -97,6 +114,23 @@ def test_a_guarded_write_to_what_is_not_there_is_404(
             answer = client.request(method, path + suffix, json=body, headers={"If-Match": sent})
             assert answer.status_code == 404
     assert client.get(local(task["url"])).json() == task
+
+
+def test_a_guarded_write_that_meets_a_delete_is_done_or_404(client: TestClient, create: Create) -> None:
+    def meet(path: str, guard: dict[str, str]) -> list[int]:
+        asks: list[dict[str, Any]] = [
+            {"method": "DELETE"},
+            {"method": "PATCH", "json": {"order": 1}, "headers": guard},
+            {"method": "DELETE", "headers": guard},
+        ]
+        return [answer.status_code for answer in at_once(3, lambda n: client.request(url=path, **asks[n]))]
+
+    for _ in range(30):
+        path = local(create()["url"])
+        deleted, changed, deleted_if = meet(path, {"If-Match": etag(client, path)})
+        assert 200 in (deleted, deleted_if)
+        assert changed in (200, 404)
+        assert deleted_if in ((200, 404) if changed == 404 else (200, 404, 412))
 
 
 @pytest.mark.parametrize("number", [2, 50])
