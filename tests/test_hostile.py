@@ -91,6 +91,11 @@ def test_every_method_on_every_path_has_an_answer(started: Service, method: str)
         head("POST", "/api/ann/tasks", "Content-Length: 99999999999999999999"),
         head("POST", "/api/ann/tasks", "Transfer-Encoding: chunked") + b"ffffffffffffffffff\r\n",
         head("POST", "/api/ann/tasks", "Transfer-Encoding: gzip, x") + b"0\r\n\r\n",
+        head("GET", "/api/ann/tasks", "X: a\0b"),
+        head("GET", "/api/ann/tasks?\0=1"),
+        head("POST", "/api/ann/tasks", "Content-Type: application/json", "Content-Length: 14") + b'{"\0title":"x"}',
+        head("POST", "/api/ann/tasks", "Content-Type: application/json", "Content-Length: 21")
+        + b'{"\\u0000":1,"title":1}',
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x00\xff nonsense \r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",

@@ -58,6 +58,18 @@ def test_every_operation_that_asks_the_database_declares_what_can_go_wrong_there
             assert {"500", "503"} <= set(operation["responses"]), operation["operationId"]
 
 
+def test_what_is_under_api_may_need_a_token(document: Any) -> None:
+    assert document["components"]["securitySchemes"]["token"] == {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+    }
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert ("security" in operation) is path.startswith("/api/")
+            assert ("401" in operation["responses"]) is path.startswith("/api/")
+
+
 def needs_no_example(kind: Any) -> bool:
     return "$ref" in kind or "enum" in kind or kind.get("type") == "boolean" or "$ref" in kind.get("items", {})
 

@@ -69,6 +69,7 @@ def test_title_and_tags_are_trimmed_and_duplicate_tags_dropped(create: Create) -
         ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z"),
         ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
         ("2026-01-01T00:00:00-23:59", "2026-01-01T23:59:00.000000Z"),
+        ("2026-01-01T00:00:00+23:59", "2025-12-31T00:01:00.000000Z"),
     ],
 )
 def test_a_due_date_is_answered_in_utc(create: Create, sent: str, answered: str) -> None:
