@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-clients lint openapi bench-growth clean
+.PHONY: run test fuzz test-clients lint openapi bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app
 
 test: .venv/dev  ## Run all tests, in parallel, against a PostgreSQL of their own
 	$(BIN)/pytest -n auto
+
+EXAMPLES ?= 400
+fuzz: .venv/dev  ## Hold the service against its openapi.json; EXAMPLES=4000 takes ten times as long
+	$(BIN)/python -m tests.fuzz $(EXAMPLES)
 
 test-clients: .venv/dev  ## Run the tests with real clients, which need Node
 	npm ci --prefix tests/clients --no-audit --no-fund

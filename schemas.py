@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -37,6 +38,12 @@ def _no_nul(value: str) -> str:
     return value
 
 
+def _has_a_word(value: str) -> str:
+    if not value.split():
+        raise PydanticCustomError("no_words", "String should have a word in it")
+    return value
+
+
 def _is_rfc3339(value: object) -> object:
     if not isinstance(value, str) or not RFC3339.fullmatch(value):
         raise PydanticCustomError("datetime_rfc3339", "Input should be an RFC 3339 date-time with an offset")
@@ -60,26 +67,48 @@ def _digits(value: object) -> object:
     return value
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # in JSON, 1.0 is an integer
+
+
+def _trimmed(most: int) -> Callable[[dict[str, Any]], None]:
+    """For OpenAPI: 1 to `most` characters after trimming, none of them NUL. `maxLength` counts before it."""
+
+    def describe(schema: dict[str, Any]) -> None:
+        del schema["minLength"], schema["maxLength"]
+        schema["pattern"] = rf"^\s*[^\s\x00]([^\x00]{{0,{most - 2}}}[^\s\x00])?\s*$"
+
+    return describe
+
+
 def _true_or_false(value: object) -> bool:
     if value not in ("true", "false"):  # pydantic alone takes yes, on, 1 and more
         raise PydanticCustomError("bool_parsing", "Input should be true or false")
     return value == "true"
 
 
-NoNul = Annotated[str, AfterValidator(_no_nul)]
+NoNul = Annotated[str, AfterValidator(_no_nul), Field(json_schema_extra={"pattern": r"^[^\x00]*$"})]
+Words = Annotated[
+    NoNul, AfterValidator(_has_a_word), Field(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"})
+]
 Flag = Annotated[bool, BeforeValidator(_true_or_false)]  # in a URL
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_is_rfc3339), AfterValidator(_to_utc)]
 Title = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
     AfterValidator(_no_nul),
-    Field(description="1 to 200 characters after trimming.", examples=["Buy milk"]),
+    Field(description="1 to 200 characters after trimming.", examples=["Buy milk"], json_schema_extra=_trimmed(200)),
 ]
 Description = Annotated[
     NoNul, Field(max_length=2000, description="At most 2,000 characters.", examples=["Two litres, the blue one"])
 ]
 Completed = Annotated[bool, Field(strict=True, description="Whether it is done.")]
-Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50), AfterValidator(_no_nul)]
+Tag = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=50),
+    AfterValidator(_no_nul),
+    Field(json_schema_extra=_trimmed(50)),
+]
 Tags = Annotated[
     list[Tag],
     Field(max_length=20, description="At most 20, each 1 to 50 characters after trimming.", examples=[["home"]]),
@@ -89,7 +118,9 @@ DueDate = Annotated[
     Timestamp, Field(description="RFC 3339 with an offset; answered in UTC.", examples=["2026-12-24T18:00:00Z"])
 ]
 Order = Annotated[
-    int, Field(strict=True, ge=-(2**31), le=2**31 - 1, description="A place for ordering by hand.", examples=[1])
+    int,
+    Field(strict=True, ge=-(2**31), le=2**31 - 1, description="A place for ordering by hand.", examples=[1]),
+    BeforeValidator(_whole),
 ]
 
 # ---- Path and header parameters -------------------------------------------------------------
@@ -130,6 +161,8 @@ IdempotencyKey = Annotated[
 LIKE_SPECIAL = re.compile(r"[%_\\]")
 AS_ITSELF = r"\\\g<0>"
 
+Q = "Words that are all in title or description, whatever the case."
+
 
 class Filters(BaseModel):
     """Which tasks: those for which everything that is given holds."""
@@ -145,7 +178,7 @@ class Filters(BaseModel):
     )
     q: Annotated[
         NoNul | MISSING,
-        Field(description="Words, all in title or description, whatever the case.", examples=["milk eggs"]),
+        Field(description=Q, examples=["milk eggs"]),
     ] = MISSING
     due_before: Annotated[Timestamp | MISSING, Field(description="Due earlier than this.", examples=[A_TIME])] = MISSING
     due_after: Annotated[Timestamp | MISSING, Field(description="Due later than this.", examples=[A_TIME])] = MISSING
@@ -175,6 +208,12 @@ SORTS: dict[str, Any] = {
 PLACES: dict[str, TypeAdapter[tuple[Any, UUID]]]
 PLACES = {name: TypeAdapter(tuple[kind, UUID]) for name, kind in SORTS.items()}  # type: ignore[valid-type]
 CHECKSUM_BYTES = 9
+
+
+class Selection(Filters):
+    """Which tasks to change or delete. A search without a word, which would be for all, is refused."""
+
+    q: Annotated[Words | MISSING, Field(description=Q, examples=["milk eggs"])] = MISSING
 
 
 def _is_sort(value: str) -> str:

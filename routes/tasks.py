@@ -9,7 +9,8 @@ from typing import Annotated, Any, TypeVarTuple
 from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
+from pydantic.json_schema import SkipJsonSchema
 
 import errors
 import queries
@@ -21,7 +22,10 @@ from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, Tas
 router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=declared(401, 404, 413, 422, 500, 503))
 
 Columns = TypeVarTuple("Columns")
-Filters = Annotated[schemas.Filters, Query()]
+Selection = Annotated[schemas.Selection, Query()]
+SomeFields = Annotated[
+    TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in TaskPatch.model_fields]})
+]
 
 WRITTEN = with_headers(200, "ETag") | declared(404, 412)
 ALL_FIELDS = frozenset(TaskInput.model_fields)
@@ -72,9 +76,10 @@ async def list_tasks(
 
 
 @router.patch("", response_model=schemas.Updated)
-async def update_tasks(request: Request, user_id: UserId, filters: Filters, body: TaskPatch) -> Response:
+async def update_tasks(request: Request, user_id: UserId, selection: Selection, body: SomeFields) -> Response:
     """Change every task that the filters select ("toggle all"). At least one field must be sent."""
-    values, given = body.model_dump(), _given(request, filters)
+    _check_that_none_is_repeated(request)
+    values, given = body.model_dump(), selection.given()
     if not values:
         raise errors.invalid(("body",), "Input should have a field to change", "nothing_to_change")
     statement = queries.update_tasks(frozenset(values), frozenset(given))
@@ -83,9 +88,10 @@ async def update_tasks(request: Request, user_id: UserId, filters: Filters, body
 
 
 @router.delete("", response_model=schemas.Deleted)
-async def delete_tasks(request: Request, user_id: UserId, filters: Filters) -> Response:
+async def delete_tasks(request: Request, user_id: UserId, selection: Selection) -> Response:
     """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
-    given = _given(request, filters)
+    _check_that_none_is_repeated(request)
+    given = selection.given()
     statement = queries.delete_tasks(frozenset(given))
     [(number,)] = await _fetch(request, user_id, statement, **queries.filter_values(given))
     return _json(f'{{"deleted": {number}}}')
@@ -166,7 +172,7 @@ async def complete_task(
     request: Request,
     user_id: UserId,
     task_id: TaskId,
-    body: schemas.Completion | None = None,
+    body: schemas.Completion | SkipJsonSchema[None] = None,
     if_match: IfMatch = None,
 ) -> Response:
     """Toggle a task without a body, or set it with `{"completed": true}`, which is safe to repeat."""
@@ -190,15 +196,6 @@ def _check_that_none_is_repeated(request: Request) -> None:
     for name in names:
         if names.count(name) > 1:
             raise errors.invalid(("query", name), "Parameter should be there once", "repeated")
-
-
-def _given(request: Request, filters: schemas.Filters) -> dict[str, Any]:
-    """The filters of a bulk change. Raises 422 for a search without a word, which would select all."""
-    _check_that_none_is_repeated(request)
-    given = filters.given()
-    if "q" in filters.model_fields_set and "q" not in given:
-        raise errors.invalid(("query", "q"), "Input should have a word in it", "no_words")
-    return given
 
 
 async def _check_that_there_is_no_body(request: Request) -> None:

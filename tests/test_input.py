@@ -72,6 +72,10 @@ def test_a_field_that_breaks_a_rule_is_refused_and_changes_nothing(
     assert client.get(url).json() == [task]
 
 
+def test_a_whole_number_may_be_written_with_a_point(create: Create) -> None:
+    assert create(order=5.0)["order"] == 5  # RFC 8259, section 6, knows one kind of number
+
+
 def test_lengths_are_counted_in_characters_not_bytes(create: Create) -> None:
     task = create(title="🥛" * 200, description="é" * 2000, tags=["ü" * 50])
     assert (len(task["title"]), len(task["description"]), len(task["tags"][0])) == (200, 2000, 50)

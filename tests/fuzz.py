@@ -1,0 +1,35 @@
+"""Holds the running service against its openapi.json with Schemathesis: make fuzz.
+
+The service and its PostgreSQL are started for this alone, so that it can do no harm. The number of
+examples for each operation is the one argument; 400 take about two minutes.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import embedded
+from tests.servers import HERE, service
+
+# The last on its own: behind the others it ends early without saying so.
+PHASES = ("examples,coverage,fuzzing", "stateful")
+
+
+def main(examples: str) -> int:
+    """Return 0 when no check has failed."""
+    schemathesis = Path(sys.executable).with_name("st")
+    with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
+        url = embedded.start(Path(folder) / "postgres")
+        with service("--no-access-log", DATABASE_URL=url, AUTH_JWKS_URL="", AUTH_SECRET="") as started:
+            failed = 0
+            for phases in PHASES:
+                options = ["--phases", phases, "--max-examples", examples]
+                command = [schemathesis, "run", f"{started.url}/openapi.json", *options]
+                failed |= subprocess.run(command, cwd=HERE, check=False).returncode
+        embedded.stop(Path(folder) / "postgres")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
