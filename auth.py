@@ -71,19 +71,20 @@ class KeySet:
 
     async def keep_fresh(self, tokens: "Tokens") -> None:
         """Look the keys up now and again, for ever. While that fails, the last good ones serve on."""
-        failures = 0
+        pause = 1.0
         while True:
             try:
                 self._take(await asyncio.to_thread(self._fetch), tokens)
-                failures = 0
             except Exception as error:  # whatever the issuer does or shows, this must go on
                 logger.warning("The keys at AUTH_JWKS_URL cannot be read: %s", " ".join(str(error).split()))
-                failures += 1
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, REFRESH_EARLY)
+                continue
+            pause = 1.0
             self._unknown_key.clear()
-            await asyncio.sleep(min(2**failures / 2, REFRESH_EARLY) if failures else REFRESH_EARLY)
-            if not failures:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._unknown_key.wait(), REFRESH - REFRESH_EARLY)
+            await asyncio.sleep(REFRESH_EARLY)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._unknown_key.wait(), REFRESH - REFRESH_EARLY)
 
     def _take(self, shown: Any, tokens: "Tokens") -> None:
         usable = [key for key in jwt.PyJWKSet.from_dict(shown) if key.algorithm_name in self.ALGORITHMS]

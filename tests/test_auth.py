@@ -1,5 +1,6 @@
 """Only the owner gets in: tokens, and every way to forge one."""
 
+import asyncio
 import base64
 import hmac
 import http.server
@@ -458,6 +459,26 @@ def test_a_slow_issuer_delays_no_request(settings: Settings, issuer: Issuer, url
             answered += 1
         assert answered == 50
         issuer.delay = 0
+
+
+def test_an_issuer_that_is_down_for_a_day_is_asked_on_at_most_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3000:
+            raise asyncio.CancelledError
+
+    def down(_: object) -> None:
+        raise OSError("nobody answers")
+
+    monkeypatch.setattr(auth.asyncio, "sleep", sleep)
+    monkeypatch.setattr(auth.KeySet, "_fetch", down)
+    keys = auth.KeySet("http://127.0.0.1:9/jwks")
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(keys.keep_fresh(auth.Tokens(keys, issuer="", audience="")))
+    assert pauses[:6] == [1, 2, 4, 8, 16, 30]
+    assert set(pauses[5:]) == {30}
 
 
 def test_a_start_without_tokens_says_so_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
