@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from database import DatabaseUnavailable
@@ -81,6 +82,11 @@ async def handle_unavailable(request: Request, error: DatabaseUnavailable) -> Re
     logger.warning("Database unavailable: %s", error)
     headers = {"Retry-After": str(RETRY_AFTER)}
     return _problem(request.scope, 503, "The database does not answer. Please try again.", headers)
+
+
+async def handle_gone(request: Request, _error: ClientDisconnect) -> Response:
+    """The client went away in the middle of its request. Nobody hears this."""
+    return _problem(request.scope, 400, "The request was not complete.")
 
 
 async def handle_unexpected(request: Request, _error: Exception) -> Response:

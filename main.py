@@ -12,6 +12,7 @@ from psycopg2.extensions import parse_dsn
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.requests import ClientDisconnect
 
 import errors
 from database import Database, DatabaseUnavailable, create_tables
@@ -35,6 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
             HTTPException: errors.handle_http_exception,
             RequestValidationError: errors.handle_invalid,
             DatabaseUnavailable: errors.handle_unavailable,
+            ClientDisconnect: errors.handle_gone,
         },
         lifespan=lambda app: _lifespan(app, settings),
     )
