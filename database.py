@@ -117,7 +117,7 @@ class Database:
     def _idle_connection(self) -> connection | None:
         while self._idle:
             link = self._idle.pop()
-            if link.closed or not _is_readable(link.fileno()):
+            if link.closed or not _is_readable(link.fileno()):  # a closed one has no socket to ask; sending tells
                 return link
             link.close()
         return None

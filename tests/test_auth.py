@@ -389,6 +389,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "REFRESH", 0.6)
 
 
+def test_a_token_with_an_unknown_key_has_the_keys_looked_up(
+    settings: Settings, issuer: Issuer, url: str, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REFRESH_EARLY", 0.2)  # and the next look by itself only minutes later
+    with app_with(settings, auth_jwks_url=issuer.url) as client:
+        eventually(200, lambda: client.get(url, headers=bearer(token(user))))
+        issuer.keys = [public(STRANGER, "EdDSA", "new")]
+        eventually(200, lambda: client.get(url, headers=bearer(token(user, key=STRANGER, kid="new"))))
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_new_key_is_taken_when_a_token_names_it_and_an_old_one_is_dropped(
     settings: Settings, issuer: Issuer, url: str, user: str

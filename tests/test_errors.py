@@ -90,6 +90,12 @@ def test_a_body_that_is_too_large_is_refused_before_anything_is_done(
     assert client.get(path).json() == task
 
 
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_that_is_too_large_is_refused_for_the_summary_too(client: TestClient, user: str, chunked: bool) -> None:
+    body = b" " * (1024 * 1024 + 1)
+    assert ask(client, "GET", f"/api/{user}", content=iter([body]) if chunked else body).status_code == 413
+
+
 def test_a_body_of_one_mebibyte_is_read(client: TestClient, url: str) -> None:
     body = b'{"title": "x"}'.ljust(1024 * 1024)
     assert ask(client, "POST", url, content=body, headers={"Content-Type": "application/json"}).status_code == 201

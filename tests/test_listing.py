@@ -159,3 +159,17 @@ def test_the_order_by_title_ignores_case_across_pages(client: TestClient, url: s
         create(title=title)
     titles = [title for page in follow(client, f"{url}?sort={sign}title&limit=1") for title in page]
     assert [title.lower() for title in titles] == sorted("bcad\u00e4b", reverse=bool(sign))
+
+
+@pytest.mark.parametrize("name", ["due_date", "order"])
+def test_nulls_come_last_and_with_a_minus_first_and_none_is_lost_between_pages(
+    client: TestClient, url: str, create: Create, name: str
+) -> None:
+    values = {"due_date": ["2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"], "order": [1, 2]}[name]
+    for number in range(12):
+        create(title=str(number), **{name: [*values, None][number % 3]})
+    for sign in ("", "-"):
+        titles = [title for page in follow(client, f"{url}?sort={sign}{name}&limit=1") for title in page]
+        ranks = [int(title) % 3 for title in titles]
+        assert ranks == sorted([0, 1, 2] * 4, reverse=bool(sign))
+        assert len(set(titles)) == 12

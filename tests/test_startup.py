@@ -169,6 +169,12 @@ def test_the_log_says_which_database_and_never_the_password(empty_database: str)
     assert "s3cret" not in "\n".join(started.log)
 
 
+def test_log_level_says_how_much_of_it_is_told(empty_database: str) -> None:
+    with service(DATABASE_URL=empty_database, LOG_LEVEL="error") as started:
+        assert httpx2.get(f"{started.url}/health/ready").status_code == 200
+    assert not [line for line in started.log if "Database" in line or "AUTH_" in line]
+
+
 def test_eight_workers_that_start_at_once_on_an_empty_database_all_come_up(empty_database: str) -> None:
     with service("--workers", "8", DATABASE_URL=empty_database, DATABASE_POOL_SIZE="2") as started:
         wait_for(started.log, "Application startup complete", 8)
