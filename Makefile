@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz test-clients lint openapi bench-growth clean
+.PHONY: run test fuzz test-clients test-faults lint openapi bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app
@@ -17,6 +17,10 @@ fuzz: .venv/dev  ## Hold the service against its openapi.json; EXAMPLES=4000 tak
 test-clients: .venv/dev  ## Run the tests with real clients, which need Node
 	npm ci --prefix tests/clients --no-audit --no-fund
 	$(BIN)/pytest tests/clients
+
+test-faults: .venv/dev  ## Run the tests of what production does, which need Debian's PostgreSQL and PgBouncer
+	tests/faults/install.sh
+	$(BIN)/pytest tests/faults -p no:randomly
 
 lint: .venv/dev  ## Check lint, format and types
 	$(BIN)/ruff check .
