@@ -7,11 +7,14 @@
 2. Take the idle connection that was used last, or open one. An idle connection has nothing to
    say: one whose socket is readable has been closed by the server, and is dropped unasked.
 3. Send the statement, wait for the socket, read the rows. The connection is in autocommit, where
-   one statement is one transaction: there is nothing to begin and nothing to commit.
+   one message is one transaction: there is nothing to begin and nothing to commit. In front of the
+   statement, in the same message, goes the time that is left for it, so that the server ends it
+   (a closed socket alone ends nothing that waits for a lock). `SET LOCAL` is over with the message
+   and so is safe through a pooler that shares connections, where a session's own setting is not.
 4. Put the connection back. If anything went wrong it is closed instead, because nobody knows what
    the server still does with it or which answer is under way.
 
-All of it together ends within `timeout` seconds.
+All of it together ends within `timeout` seconds, or `GRACE` later if the server falls silent.
 
 Two things must never happen here. libpq closes and changes its socket as it likes, so the event
 loop watches that socket only while libpq is not at work; else the loop would go on watching a
@@ -21,17 +24,23 @@ request; therefore libpq is given addresses that the event loop has looked up.
 """
 
 import asyncio
+import logging
 import os
+import random
 import select
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVarTuple
 
 import psycopg2
 import psycopg2.extras
+import sqlalchemy.exc
+from psycopg2.errors import QueryCanceled, ReadOnlySqlTransaction, UndefinedTable
 from psycopg2.extensions import POLL_OK, POLL_WRITE, connection, cursor, parse_dsn
 from sqlalchemy import Engine, NullPool, create_engine
 
@@ -41,12 +50,25 @@ Columns = TypeVarTuple("Columns")
 
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
+GRACE = 0.5  # seconds: the server is to end a statement first, and so to say that it did nothing
+
+# At start-up, in seconds. A serverless database may have to wake up.
+START_TIMEOUT = 30
+CONNECT_TIMEOUT = 10
+PAUSES = (0.5, 1, 2, 4)  # between attempts; the last one again and again
+
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
-CONNECT_TIMEOUT = "10"  # seconds, at start-up
+
+logger = logging.getLogger("tasks")
 
 
 class DatabaseUnavailable(Exception):
     """The database cannot be reached, or did not answer in time. Trying again later may help."""
+
+
+# What psycopg2 raises when the database is not at fault's end but the statement is not either:
+# a lost connection, a full disk, a standby that has not been promoted yet.
+UNAVAILABLE = (psycopg2.OperationalError, psycopg2.InterfaceError, ReadOnlySqlTransaction, socket.gaierror)
 
 
 class Database:
@@ -69,25 +91,29 @@ class Database:
     async def fetch(self, statement: Statement[*Columns], **values: object) -> list[tuple[*Columns]]:
         """Run `statement` with `values` in one round trip, and return its rows.
 
-        Raises DatabaseUnavailable when the connection is lost or no answer comes in time; the
-        statement may then have been carried out or not. Any other psycopg2.Error is a mistake of
-        this service.
+        Raises DatabaseUnavailable when the connection is lost, no answer comes in time, or the
+        database takes no writes; a statement whose connection was lost may have been carried out
+        or not. Any other psycopg2.Error is a mistake of this service.
         """
         if self._closed:
             raise DatabaseUnavailable("the service is going down")
         try:
-            async with asyncio.timeout(self._timeout), self._places:
-                return await self._run(statement.sql, statement.constants | values)
-        except TimeoutError:
+            async with asyncio.timeout(self._timeout) as limit, self._places:
+                deadline = limit.when() or 0.0
+                limit.reschedule(deadline + GRACE)
+                return await self._run(statement.sql, statement.constants | values, deadline)
+        except (TimeoutError, QueryCanceled):
             raise DatabaseUnavailable(f"no answer within {self._timeout:g} seconds") from None
-        except (psycopg2.OperationalError, psycopg2.InterfaceError, socket.gaierror) as error:
-            raise DatabaseUnavailable(" ".join(str(error).split())) from error
+        except UNAVAILABLE as error:
+            raise DatabaseUnavailable(_in_one_line(error)) from error
 
     async def close(self) -> None:
         """Wait for the queries in flight and in line, then close every connection.
 
         From now on `fetch` raises DatabaseUnavailable at once.
         """
+        if self._closed:
+            return
         self._closed = True
         for _ in range(self._size):
             await self._places.acquire()
@@ -95,17 +121,17 @@ class Database:
             self._idle.pop().close()
         self._threads.shutdown(wait=False)
 
-    async def _run(self, sql: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    async def _run(self, sql: str, values: dict[str, Any], deadline: float) -> list[tuple[Any, ...]]:
         link = self._idle_connection() or await self._connect()
         try:
             try:
-                answer = _send(link, sql, values)
+                answer = _send(link, sql, values, deadline)
             except (psycopg2.OperationalError, psycopg2.InterfaceError):
                 # It never left, so it is safe to send it again. Most failures to send come to light
                 # only when the answer is read, and then nobody knows whether it has left.
                 link.close()
                 link = await self._connect()
-                answer = _send(link, sql, values)
+                answer = _send(link, sql, values, deadline)
             await self._finish(link)
             rows = answer.fetchall()
         except BaseException:
@@ -161,10 +187,15 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-def _send(link: connection, sql: str, values: dict[str, Any]) -> cursor:
+def _send(link: connection, sql: str, values: dict[str, Any], deadline: float) -> cursor:
+    left = max(1, int(1000 * (deadline - asyncio.get_running_loop().time())))  # 0 would be for ever
     answer = link.cursor()
-    answer.execute(sql, values)
+    answer.execute(f"SET LOCAL statement_timeout = {left}; {sql}", values)
     return answer
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _is_readable(fd: int) -> bool:
@@ -179,9 +210,10 @@ def _is_readable(fd: int) -> bool:
 async def _addresses(target: dict[str, Any]) -> dict[str, str]:
     """Look up the hosts of `target`: what to add so that libpq need not do it.
 
-    A host with two addresses becomes two hosts with one each, which libpq tries in turn. The name
-    stays beside its address, for TLS and the password file. Raises socket.gaierror when no host
-    has an address.
+    A host with two addresses becomes two hosts with one each, which libpq tries in turn; in any
+    order, so that one which is silent does not stand before the others every time. The name stays
+    beside its address, for TLS and the password file. Raises socket.gaierror when no host has an
+    address.
     """
     hosts = target.get("host") or os.environ.get("PGHOST", "")
     if not hosts or "hostaddr" in target:
@@ -199,6 +231,7 @@ async def _addresses(target: dict[str, Any]) -> dict[str, str]:
         except socket.gaierror as error:
             unknown = error
         else:
+            random.shuffle(answers)
             found += [(host, str(address[0]), port) for *_, address in answers]
     if unknown and not found:
         raise unknown
@@ -214,19 +247,40 @@ def engine(dsn: str) -> Engine:
 def create_tables(dsn: str) -> None:
     """Bring the database to the newest schema, in one transaction (see migrations/env.py).
 
-    Processes that start at once wait for one another. Raises psycopg2.OperationalError, or
-    SQLAlchemy's of the same name, when the database cannot be reached.
+    Processes that start at once wait for one another. A database that cannot be reached is asked
+    again for START_TIMEOUT seconds. Raises SystemExit with one sentence when that was not enough,
+    or when the schema is newer than this code.
     """
-    newest = max(path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
-    if _schema_version(dsn) == newest:
+    deadline = time.monotonic() + START_TIMEOUT
+    for pause in chain(PAUSES, repeat(PAUSES[-1])):
+        try:
+            _migrate(dsn)
+            return
+        except (psycopg2.OperationalError, sqlalchemy.exc.OperationalError) as error:
+            cause = _in_one_line(error)
+            if time.monotonic() + pause > deadline:
+                raise SystemExit(f"The database could not be reached for {START_TIMEOUT} seconds: {cause}") from None
+            logger.warning("Database unavailable, trying again in %g s: %s", pause, cause)
+            time.sleep(pause)
+
+
+def _migrate(dsn: str) -> None:
+    known = {path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
+    version = _schema_version(dsn)
+    if version == max(known):
         return  # without Alembic, which takes 8 MB and a quarter of the time of a start
+    if version is not None and version not in known:
+        raise SystemExit(
+            f"The database has schema {version}, and this version of the service knows none later than {max(known)}:"
+            " start a newer version of the service."
+        )
 
     from alembic import command
     from alembic.config import Config
 
     config = Config(attributes={"dsn": dsn})
     config.set_main_option("script_location", str(MIGRATIONS))
-    command.upgrade(config, newest)
+    command.upgrade(config, max(known))
 
 
 def _schema_version(dsn: str) -> str | None:
@@ -234,9 +288,9 @@ def _schema_version(dsn: str) -> str | None:
     with closing(_connected(dsn)) as link, link.cursor() as answer:
         try:
             answer.execute("SELECT version_num FROM alembic_version")
-        except psycopg2.errors.UndefinedTable:
+        except UndefinedTable:
             return None
-        row = answer.fetchone()
+        row: tuple[str] | None = answer.fetchone()
         return row[0] if row else None
 
 

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import sys
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -114,7 +116,7 @@ class AnswerMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, partial(_send_why, send))
             return
         plain: Message | None = None
 
@@ -138,6 +140,14 @@ class AnswerMiddleware:
             await answer(scope, receive, send)
 
         await self.app(scope, receive, send_in_common)
+
+
+async def _send_why(send: Send, message: Message) -> None:
+    """Pass on what the lifespan says; of a start that was given up on purpose the reason, not the stack."""
+    reason = sys.exc_info()[1]
+    if message["type"] == "lifespan.startup.failed" and isinstance(reason, SystemExit):
+        message = {"type": "lifespan.startup.failed", "message": str(reason)}
+    await send(message)
 
 
 class StrictPathMiddleware:

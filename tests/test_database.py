@@ -126,6 +126,19 @@ def test_waiting_in_line_and_the_query_together_end_in_time(run: Any, database_u
     run(scenario())
 
 
+def test_a_query_that_is_given_up_ends_on_the_server_too(run: Any, database_url: str) -> None:
+    url, name = named(database_url)
+
+    async def scenario() -> None:
+        async with opened(url, size=2, within=0.5) as database:
+            for _ in range(6):
+                with pytest.raises(DatabaseUnavailable, match=r"within 0\.5 seconds"):
+                    await database.fetch(SLEEP, seconds=30)
+            await until(lambda: ask(database_url, COUNT, name) <= 2)
+
+    run(scenario())
+
+
 def test_time_in_line_counts(run: Any, database_url: str) -> None:
     async def scenario() -> None:
         async with opened(database_url, size=1, within=1) as database:
