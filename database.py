@@ -66,8 +66,8 @@ class DatabaseUnavailable(Exception):
     """The database cannot be reached, or did not answer in time. Trying again later may help."""
 
 
-# What psycopg2 raises when the database is not at fault's end but the statement is not either:
-# a lost connection, a full disk, a standby that has not been promoted yet.
+# What psycopg2 raises when it is the database that cannot, and not the statement that is wrong:
+# a lost connection, a full disk, a server that takes no writes for now.
 UNAVAILABLE = (psycopg2.OperationalError, psycopg2.InterfaceError, ReadOnlySqlTransaction, socket.gaierror)
 
 
