@@ -137,7 +137,7 @@ class Postgres:
         with closing(psycopg2.connect(self.dsn(user="postgres", database=database))) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute(sql, values)
+                cursor.execute(sql, values or None)
                 return cursor.fetchall() if cursor.description else []
 
     def log(self) -> str:
