@@ -16,11 +16,14 @@
 
 All of it together ends within `timeout` seconds, or `GRACE` later if the server falls silent.
 
-Two things must never happen here. libpq closes and changes its socket as it likes, so the event
-loop watches that socket only while libpq is not at work; else the loop would go on watching a
-number that by now is somebody else's socket. And psycopg2's `connect(async_=True)` looks up the
-host name while it holds Python's global lock, so that even in a thread it would stop every other
-request; therefore libpq is given addresses that the event loop has looked up.
+Two things must never happen here. libpq closes its socket as it likes, and while it connects it
+changes it too; the event loop must not go on watching a number that by now is somebody else's
+socket. So it watches a socket for one wait at a time until the connection is open, and from then
+on to its end, which is forgotten (`_Link.end`) before anything else can open a socket: to begin
+and to end a watch for each query took a quarter of the time of a query. And psycopg2's
+`connect(async_=True)` looks up the host name while it holds Python's global lock, so that even in
+a thread it would stop every other request; therefore libpq is given addresses that the event loop
+has looked up.
 """
 
 import asyncio
@@ -32,7 +35,7 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVarTuple
@@ -41,7 +44,7 @@ import psycopg2
 import psycopg2.extras
 import sqlalchemy.exc
 from psycopg2.errors import QueryCanceled, ReadOnlySqlTransaction, UndefinedTable
-from psycopg2.extensions import POLL_OK, POLL_WRITE, connection, cursor, parse_dsn
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, cursor, parse_dsn
 from sqlalchemy import Engine, NullPool, create_engine
 
 from queries import Statement
@@ -84,7 +87,7 @@ class Database:
         self._size = size
         self._timeout = timeout
         self._places = asyncio.Semaphore(size)
-        self._idle: list[connection] = []
+        self._idle: list[_Link] = []
         self._closed = False
         self._threads = ThreadPoolExecutor(size, "database")  # starts no thread before it must
 
@@ -97,10 +100,9 @@ class Database:
         """
         if self._closed:
             raise DatabaseUnavailable("the service is going down")
+        deadline = asyncio.get_running_loop().time() + self._timeout
         try:
-            async with asyncio.timeout(self._timeout) as limit, self._places:
-                deadline = limit.when() or 0.0
-                limit.reschedule(deadline + GRACE)
+            async with asyncio.timeout(self._timeout + GRACE), self._places:
                 return await self._run(statement.sql, statement.constants | values, deadline)
         except (TimeoutError, QueryCanceled):
             raise DatabaseUnavailable(f"no answer within {self._timeout:g} seconds") from None
@@ -118,49 +120,54 @@ class Database:
         for _ in range(self._size):
             await self._places.acquire()
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().end()
         self._threads.shutdown(wait=False)
 
     async def _run(self, sql: str, values: dict[str, Any], deadline: float) -> list[tuple[Any, ...]]:
-        link = self._idle_connection() or await self._connect()
+        link = self._idle_link() or await self._connect()
         try:
             try:
                 answer = _send(link, sql, values, deadline)
             except (psycopg2.OperationalError, psycopg2.InterfaceError):
                 # It never left, so it is safe to send it again. Most failures to send come to light
                 # only when the answer is read, and then nobody knows whether it has left.
-                link.close()
+                link.end()
                 link = await self._connect()
                 answer = _send(link, sql, values, deadline)
             await self._finish(link)
             rows = answer.fetchall()
         except BaseException:
-            link.close()
+            link.end()
             raise
         self._idle.append(link)
         return rows
 
-    def _idle_connection(self) -> connection | None:
+    def _idle_link(self) -> "_Link | None":
         while self._idle:
             link = self._idle.pop()
             if link.closed or not _is_readable(link.fileno()):  # a closed one has no socket to ask; sending tells
                 return link
-            link.close()
+            link.end()
         return None
 
-    async def _connect(self) -> connection:
-        link: connection = psycopg2.connect(**self._target | await _addresses(self._target), async_=True)
+    async def _connect(self) -> "_Link":
+        target = self._target | await _addresses(self._target)
+        link: _Link = psycopg2.connect(**target, async_=True, connection_factory=_Link)
         try:
             await self._finish(link)
+            link.watch(self._idle)
         except BaseException:
-            link.close()
+            link.end()
             raise
         return link
 
-    async def _finish(self, link: connection) -> None:
+    async def _finish(self, link: "_Link") -> None:
         """Wait until what `link` was asked for, a connection or an answer, is there."""
         while (state := link.poll()) != POLL_OK:
-            await self._socket(link.fileno(), write=state == POLL_WRITE)
+            if link.watched is not None and state == POLL_READ:
+                await link.readable()
+            else:
+                await self._socket(link.fileno(), write=state == POLL_WRITE)
 
     async def _socket(self, fd: int, *, write: bool) -> None:
         """Wait until the socket can be written to, or else read from."""
@@ -180,6 +187,39 @@ class Database:
             await ready
         finally:
             unwatch(fd)
+
+
+class _Link(connection):
+    """A connection of the pool. Once it is open, the event loop watches its socket until its end."""
+
+    watched: int | None = None  # the socket
+    _waiter: asyncio.Future[None] | None = None
+
+    def watch(self, idle: list["_Link"]) -> None:
+        """Watch the socket from now on. What there is to read without a query in flight ends the link."""
+
+        def on_readable() -> None:
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+            elif self in idle and _is_readable(fd):  # or it was, until a moment ago
+                idle.remove(self)
+                self.end()
+
+        fd: int = self.fileno()
+        with suppress(NotImplementedError):
+            asyncio.get_running_loop().add_reader(fd, on_readable)
+            self.watched = fd
+
+    async def readable(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def end(self) -> None:
+        """Close it. The loop must forget the socket at once: its number soon belongs to another."""
+        if self.watched is not None:
+            asyncio.get_running_loop().remove_reader(self.watched)
+            self.watched = None
+        self.close()
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -221,6 +221,19 @@ def test_connections_the_server_closed_while_idle_are_noticed_before_use(run: An
     run(scenario())
 
 
+def test_a_connection_the_server_closed_while_idle_is_let_go_unasked(run: Any, database_url: str) -> None:
+    url, name = named(database_url)
+
+    async def scenario() -> None:
+        async with opened(url, size=3) as database:
+            await asyncio.gather(*(database.fetch(SLEEP, seconds=0.2) for _ in range(3)))
+            assert ask(database_url, END_ALL, name) is True
+            if not isinstance(asyncio.get_running_loop(), NoReaderLoop):  # which watches nothing while idle
+                await until(lambda: not database._idle)
+
+    run(scenario())
+
+
 def test_a_connection_that_dies_during_a_query_is_unavailable_and_replaced(run: Any, database_url: str) -> None:
     url, name = named(database_url)
 
