@@ -25,6 +25,8 @@ logger = logging.getLogger("tasks")
 MEDIA_TYPE = "application/problem+json"
 MAX_BODY_SIZE = 1024 * 1024  # bytes
 TOO_LARGE = f"The body is over {MAX_BODY_SIZE:,} bytes."
+IN_COMMON = [(b"x-content-type-options", b"nosniff")]
+IN_COMMON_UNDER_API = [*IN_COMMON, (b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
 RETRY_AFTER = 1  # seconds: an outage is over in a moment (Neon wakes up) or for longer
 
 
@@ -123,12 +125,9 @@ class AnswerMiddleware:
         async def send_in_common(message: Message) -> None:
             nonlocal plain
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(raw=message["headers"])
-                headers["X-Content-Type-Options"] = "nosniff"
-                if scope["path"].startswith(scope.get("root_path", "") + "/api/"):
-                    headers["Cache-Control"] = "private, no-cache"
-                    headers.add_vary_header("Authorization")
-                if message["status"] >= 400 and headers.get("content-type") != MEDIA_TYPE:
+                under_api = scope["path"].startswith(scope.get("root_path", "") + "/api/")
+                message["headers"] = [*message["headers"], *(IN_COMMON_UNDER_API if under_api else IN_COMMON)]
+                if message["status"] >= 400 and (b"content-type", MEDIA_TYPE.encode()) not in message["headers"]:
                     plain = message
                     return
             if plain is None:

@@ -40,10 +40,10 @@ def create_app(settings: Settings) -> FastAPI:
         },
         lifespan=lambda app: _lifespan(app, settings),
     )
-    app.include_router(health.router)
-    for router in (tasks.router, users.router):
+    for router in (tasks.router, users.router):  # first, because most requests are for them
         owner = [Depends(only_the_owner)] if settings.requires_tokens else []
         app.include_router(router, dependencies=owner, max_body_size=errors.MAX_BODY_SIZE)
+    app.include_router(health.router)
     errors.document(app)
     return app
 

@@ -33,7 +33,7 @@ HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
 VERSION = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
 REPEATABLE = {"priority", "tag"}  # parameters of a list
 
-# ---- Many tasks -----------------------------------------------------------------------------
+# The most asked for come first: the router tries them in this order.
 
 
 @router.get(
@@ -75,31 +75,6 @@ async def list_tasks(
     return _unless_same(body, headers, if_none_match)
 
 
-@router.patch("", response_model=schemas.Updated)
-async def update_tasks(request: Request, user_id: UserId, selection: Selection, body: SomeFields) -> Response:
-    """Change every task that the filters select ("toggle all"). At least one field must be sent."""
-    _check_that_none_is_repeated(request)
-    values, given = body.model_dump(), selection.given()
-    if not values:
-        raise errors.invalid(("body",), "Input should have a field to change", "nothing_to_change")
-    statement = queries.update_tasks(frozenset(values), frozenset(given))
-    [(number,)] = await _fetch(request, user_id, statement, **values, **queries.filter_values(given))
-    return _json(f'{{"updated": {number}}}')
-
-
-@router.delete("", response_model=schemas.Deleted)
-async def delete_tasks(request: Request, user_id: UserId, selection: Selection) -> Response:
-    """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
-    _check_that_none_is_repeated(request)
-    given = selection.given()
-    statement = queries.delete_tasks(frozenset(given))
-    [(number,)] = await _fetch(request, user_id, statement, **queries.filter_values(given))
-    return _json(f'{{"deleted": {number}}}')
-
-
-# ---- One task -------------------------------------------------------------------------------
-
-
 @router.post(
     "",
     status_code=201,
@@ -137,36 +112,6 @@ async def read_task(request: Request, user_id: UserId, task_id: TaskId, if_none_
     return _unless_same(task, etag, if_none_match)
 
 
-@router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
-async def replace_task(
-    request: Request, user_id: UserId, task_id: TaskId, body: TaskInput, if_match: IfMatch = None
-) -> Response:
-    """Replace a task. A field that is left out goes back to its default."""
-    guard = _guard(if_match)
-    statement = queries.update_task(ALL_FIELDS, guarded=bool(guard))
-    task, etag = await _one(request, user_id, task_id, statement, **body.model_dump(), **guard)
-    return _json(task, headers=etag)
-
-
-@router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
-async def update_task(
-    request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch, if_match: IfMatch = None
-) -> Response:
-    """Change the fields that are sent. `null` clears one that can be null."""
-    guard, values = _guard(if_match), body.model_dump()
-    statement = queries.update_task(frozenset(values), guarded=bool(guard))
-    task, etag = await _one(request, user_id, task_id, statement, **values, **guard)
-    return _json(task, headers=etag)
-
-
-@router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412))
-async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
-    """Delete a task. The answer is the task that was deleted, so that "undo" can create it again."""
-    guard = _guard(if_match)
-    task, _ = await _one(request, user_id, task_id, queries.delete_task(guarded=bool(guard)), **guard)
-    return _json(task)
-
-
 @router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN)
 async def complete_task(
     request: Request,
@@ -185,6 +130,61 @@ async def complete_task(
         statement = queries.update_task(frozenset(values), guarded=bool(guard))
     task, etag = await _one(request, user_id, task_id, statement, **values, **guard)
     return _json(task, headers=etag)
+
+
+@router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
+async def update_task(
+    request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch, if_match: IfMatch = None
+) -> Response:
+    """Change the fields that are sent. `null` clears one that can be null."""
+    guard, values = _guard(if_match), body.model_dump()
+    statement = queries.update_task(frozenset(values), guarded=bool(guard))
+    task, etag = await _one(request, user_id, task_id, statement, **values, **guard)
+    return _json(task, headers=etag)
+
+
+@router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
+async def replace_task(
+    request: Request, user_id: UserId, task_id: TaskId, body: TaskInput, if_match: IfMatch = None
+) -> Response:
+    """Replace a task. A field that is left out goes back to its default."""
+    guard = _guard(if_match)
+    statement = queries.update_task(ALL_FIELDS, guarded=bool(guard))
+    task, etag = await _one(request, user_id, task_id, statement, **body.model_dump(), **guard)
+    return _json(task, headers=etag)
+
+
+@router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412))
+async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
+    """Delete a task. The answer is the task that was deleted, so that "undo" can create it again."""
+    guard = _guard(if_match)
+    task, _ = await _one(request, user_id, task_id, queries.delete_task(guarded=bool(guard)), **guard)
+    return _json(task)
+
+
+# ---- All that the filters select ------------------------------------------------------------
+
+
+@router.patch("", response_model=schemas.Updated)
+async def update_tasks(request: Request, user_id: UserId, selection: Selection, body: SomeFields) -> Response:
+    """Change every task that the filters select ("toggle all"). At least one field must be sent."""
+    _check_that_none_is_repeated(request)
+    values, given = body.model_dump(), selection.given()
+    if not values:
+        raise errors.invalid(("body",), "Input should have a field to change", "nothing_to_change")
+    statement = queries.update_tasks(frozenset(values), frozenset(given))
+    [(number,)] = await _fetch(request, user_id, statement, **values, **queries.filter_values(given))
+    return _json(f'{{"updated": {number}}}')
+
+
+@router.delete("", response_model=schemas.Deleted)
+async def delete_tasks(request: Request, user_id: UserId, selection: Selection) -> Response:
+    """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
+    _check_that_none_is_repeated(request)
+    given = selection.given()
+    statement = queries.delete_tasks(frozenset(given))
+    [(number,)] = await _fetch(request, user_id, statement, **queries.filter_values(given))
+    return _json(f'{{"deleted": {number}}}')
 
 
 # ---- What they share ------------------------------------------------------------------------
@@ -265,12 +265,13 @@ def _tasks_url(request: Request, user_id: str) -> str:
     A proxy may say in `X-Forwarded-Proto` and `X-Forwarded-Host` what was asked of it. Anybody
     else may say so as well: the address goes back to whoever asked, and to nobody else.
     """
-    base = request.base_url
-    if (scheme := _forwarded(request, "proto")) in ("http", "https", "ws", "wss"):
-        base = base.replace(scheme=scheme.replace("ws", "http"))
-    if HOST.fullmatch(host := _forwarded(request, "host")):
-        base = base.replace(netloc=host)
-    return f"{base}api/{quote(user_id, safe='')}/tasks/"
+    scheme = _forwarded(request, "proto")
+    if scheme not in ("http", "https", "ws", "wss"):
+        scheme = request.scope["scheme"]
+    hosts = (_forwarded(request, "host"), request.headers.get("host", ""))
+    host = next(filter(HOST.fullmatch, hosts), None) or request.base_url.netloc
+    root = request.scope.get("root_path", "")
+    return f"{scheme.replace('ws', 'http')}://{host}{root}/api/{quote(user_id, safe='')}/tasks/"
 
 
 def _forwarded(request: Request, name: str) -> str:
