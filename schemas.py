@@ -267,6 +267,21 @@ class ListQuery(Filters):
         return hashlib.blake2b(made_for.encode() + place, digest_size=CHECKSUM_BYTES).digest()
 
 
+def parameters(model: type[Filters]) -> list[dict[str, Any]]:
+    """Return the fields of `model` as the query parameters of an operation, for OpenAPI."""
+    fields = model.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": field,
+            "description": field.get("description", ""),
+        }
+        for name, field in fields.items()
+    ]
+
+
 # ---- Request bodies -------------------------------------------------------------------------
 
 

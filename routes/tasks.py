@@ -5,11 +5,13 @@ import json
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVarTuple
+from typing import Annotated, Any, TypeVar, TypeVarTuple
 from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, Body, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 import errors
@@ -22,7 +24,8 @@ from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, Tas
 router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=declared(401, 404, 413, 422, 500, 503))
 
 Columns = TypeVarTuple("Columns")
-Selection = Annotated[schemas.Selection, Query()]
+Filters = TypeVar("Filters", bound=schemas.Filters)
+SELECTION = {"parameters": schemas.parameters(schemas.Selection)}
 SomeFields = Annotated[
     TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in TaskPatch.model_fields]})
 ]
@@ -40,11 +43,11 @@ REPEATABLE = {"priority", "tag"}  # parameters of a list
     "",
     response_model=list[schemas.Task],
     responses=with_headers(200, "ETag", "Link", "X-Total-Count") | declared(304),
+    openapi_extra={"parameters": schemas.parameters(schemas.ListQuery)},
 )
 async def list_tasks(
     request: Request,
     user_id: UserId,
-    query: Annotated[schemas.ListQuery, Query()],
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """A page of the user's tasks, newest first.
@@ -52,7 +55,7 @@ async def list_tasks(
     When more follow, `Link` has the address of the next page. Following it to the end gives each
     task once, also while others are added or removed.
     """
-    _check_that_none_is_repeated(request)
+    query = _query(request, schemas.ListQuery)
     filters = query.given()
     values: dict[str, Any] = {"limit": query.limit + 1}  # one more than is shown tells whether more follow
     if query.cursor is not None:
@@ -165,11 +168,10 @@ async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_mat
 # ---- All that the filters select ------------------------------------------------------------
 
 
-@router.patch("", response_model=schemas.Updated)
-async def update_tasks(request: Request, user_id: UserId, selection: Selection, body: SomeFields) -> Response:
+@router.patch("", response_model=schemas.Updated, openapi_extra=SELECTION)
+async def update_tasks(request: Request, user_id: UserId, body: SomeFields) -> Response:
     """Change every task that the filters select ("toggle all"). At least one field must be sent."""
-    _check_that_none_is_repeated(request)
-    values, given = body.model_dump(), selection.given()
+    values, given = body.model_dump(), _query(request, schemas.Selection).given()
     if not values:
         raise errors.invalid(("body",), "Input should have a field to change", "nothing_to_change")
     statement = queries.update_tasks(frozenset(values), frozenset(given))
@@ -177,11 +179,10 @@ async def update_tasks(request: Request, user_id: UserId, selection: Selection, 
     return _json(f'{{"updated": {number}}}')
 
 
-@router.delete("", response_model=schemas.Deleted)
-async def delete_tasks(request: Request, user_id: UserId, selection: Selection) -> Response:
+@router.delete("", response_model=schemas.Deleted, openapi_extra=SELECTION)
+async def delete_tasks(request: Request, user_id: UserId) -> Response:
     """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
-    _check_that_none_is_repeated(request)
-    given = selection.given()
+    given = _query(request, schemas.Selection).given()
     statement = queries.delete_tasks(frozenset(given))
     [(number,)] = await _fetch(request, user_id, statement, **queries.filter_values(given))
     return _json(f'{{"deleted": {number}}}')
@@ -190,12 +191,24 @@ async def delete_tasks(request: Request, user_id: UserId, selection: Selection) 
 # ---- What they share ------------------------------------------------------------------------
 
 
-def _check_that_none_is_repeated(request: Request) -> None:
-    """Raise 422 for a parameter of which only the last would count."""
-    names = [name for name, _ in request.query_params.multi_items() if name not in REPEATABLE]
-    for name in names:
-        if names.count(name) > 1:
+def _query(request: Request, model: type[Filters]) -> Filters:
+    """Return the query parameters as a `model`; raise 422 for what it does not take.
+
+    FastAPI's `Query()` asks the model for the type of each of its fields at every request, which
+    took a sixth of the time of a list. And of a parameter that is sent twice it takes the last.
+    """
+    values: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        if name in REPEATABLE:
+            values.setdefault(name, []).append(value)
+        elif name in values:
             raise errors.invalid(("query", name), "Parameter should be there once", "repeated")
+        else:
+            values[name] = value
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise RequestValidationError([one | {"loc": ("query", *one["loc"])} for one in error.errors()]) from None
 
 
 async def _check_that_there_is_no_body(request: Request) -> None:
