@@ -50,7 +50,7 @@ class Data:
 
 def postgres() -> Postgres:
     """Debian's PostgreSQL in a temporary folder. It writes to disk as in production."""
-    return Postgres(**CONFIGURATION)
+    return Postgres(tls=False, **CONFIGURATION)
 
 
 def seed(server: Postgres, name: str, folder: Path, *, tasks: int, users: int) -> Data:

@@ -5,8 +5,8 @@ import re
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,9 @@ def wrk(program: Running, load: Load, data: Data, *, connections: int, seconds: 
         *(program.url, "--", load.name, str(data.sample), str(data.users)),
     ]
     with watched(program) as megabytes:
-        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60)  # noqa: S603
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)  # noqa: S603
+    if answer.returncode:  # nobody takes the connections any more
+        return {"rate": 0.0, "requests": 0, "errors": {"socket": connections}, "megabytes": megabytes[0]}
     found = json.loads(answer.stdout.strip().splitlines()[-1])
     return {
         "rate": found["requests"] / (found["microseconds"] / 1e6),
@@ -78,7 +80,8 @@ def thousand_users(program: Running, data: Data, *, seconds: int) -> dict[str, A
         answer = subprocess.run(  # noqa: S603
             command, check=True, capture_output=True, text=True, timeout=seconds + 120, cwd=ROOT
         )
-    return json.loads(answer.stdout) | {"megabytes": megabytes[0]}
+    found: dict[str, Any] = json.loads(answer.stdout)
+    return found | {"megabytes": megabytes[0]}
 
 
 def hey(program: Running, data: Data, *, seconds: int) -> dict[str, Any]:
@@ -88,14 +91,15 @@ def hey(program: Running, data: Data, *, seconds: int) -> dict[str, Any]:
     command = ["hey", "-c", "1000", "-q", "1", "-z", f"{seconds}s", url]
     with watched(program) as megabytes:
         answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 120)  # noqa: S603
-    good = sum(int(number) for code, number in re.findall(r"\[(\d{3})\]\s+(\d+) responses", answer.stdout) if code < "300")
-    bad = sum(int(number) for code, number in re.findall(r"\[(\d{3})\]\s+(\d+) responses", answer.stdout) if code >= "300")
+    codes = [(int(code), int(number)) for code, number in re.findall(r"\[(\d{3})\]\s+(\d+) responses", answer.stdout)]
+    good = sum(number for code, number in codes if code < 300)
+    bad = sum(number for code, number in codes if code >= 300)
     _, _, failed = answer.stdout.partition("Error distribution:")
     broken = sum(int(number) for number in re.findall(r"^\s+\[(\d+)\]", failed, re.MULTILINE))
-    percent = {f"p{number}": float(value) * 1000 for number, value in re.findall(r"(\d+)%+ in ([\d.]+) secs", answer.stdout)}
+    found = re.findall(r"(\d+)%+ in ([\d.]+) secs", answer.stdout)
     return {
         "requests": good,
-        "milliseconds": percent,
+        "milliseconds": {f"p{percent}": float(seconds) * 1000 for percent, seconds in found},
         "errors": {name: number for name, number in (("status", bad), ("socket", broken)) if number},
         "megabytes": megabytes[0],
     }

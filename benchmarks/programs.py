@@ -54,7 +54,9 @@ def _node(script: str) -> Callable[[int, int], list[str]]:
 
 SERVICE = Program("service", "this service", _uvicorn("main:app"))
 TEXTBOOK = Program("textbook", "FastAPI + SQLModel session", _uvicorn("benchmarks.peers.textbook:app"))
-ASYNCPG = Program("asyncpg", "FastAPI + SQLAlchemy asyncio + asyncpg", _uvicorn("benchmarks.peers.asyncio_sqlalchemy:app"))
+ASYNCPG = Program(
+    "asyncpg", "FastAPI + SQLAlchemy asyncio + asyncpg", _uvicorn("benchmarks.peers.asyncio_sqlalchemy:app")
+)
 DJANGO = Program("django", "Django REST framework", _gunicorn("benchmarks.peers.django_rest:application"))
 EXPRESS = Program("express", "Express + pg", _node("express.js"))
 FASTIFY = Program("fastify", "Fastify + pg", _node("fastify.js"))
@@ -72,8 +74,8 @@ class Running:
         self._dsn, self._workers, self._log = dsn, workers, log
         self.start()
 
-    def start(self) -> float:
-        """Start it and wait for its first answer; return the seconds that this took."""
+    def start(self) -> None:
+        """Start it and wait for its first answer; `took` says how many seconds that was."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         environment = {
@@ -93,7 +95,7 @@ class Running:
             if self._process.poll() is not None or time.perf_counter() > begin + 60:
                 raise RuntimeError(f"{self.program.title} does not start; see {self._log.name}")
             time.sleep(0.005)
-        return time.perf_counter() - begin
+        self.took = time.perf_counter() - begin
 
     def answers(self) -> bool:
         """Whether it answers a read, be it that there is no such task."""

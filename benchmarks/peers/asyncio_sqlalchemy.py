@@ -89,7 +89,7 @@ app = FastAPI()
 
 
 def with_url(request: Request, task: Task) -> Task:
-    task.url = str(request.url_for("read_task", user_id=task.user_id, task_id=task.id))  # type: ignore[attr-defined]
+    task.url = str(request.url_for("read_task", user_id=task.user_id, task_id=task.id))
     return task
 
 

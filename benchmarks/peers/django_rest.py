@@ -40,15 +40,15 @@ settings.configure(
 )
 django.setup()
 
-from django.contrib.postgres.fields import ArrayField  # noqa: E402
-from django.core.wsgi import get_wsgi_application  # noqa: E402
-from django.db import models  # noqa: E402
-from django.urls import path  # noqa: E402
-from django.utils import timezone  # noqa: E402
-from rest_framework import mixins, serializers, viewsets  # noqa: E402
-from rest_framework.decorators import action  # noqa: E402
-from rest_framework.response import Response  # noqa: E402
-from rest_framework.reverse import reverse  # noqa: E402
+from django.contrib.postgres.fields import ArrayField
+from django.core.wsgi import get_wsgi_application
+from django.db import models
+from django.urls import path
+from django.utils import timezone
+from rest_framework import mixins, serializers, viewsets
+from rest_framework.decorators import action
+from rest_framework.response import Response
+from rest_framework.reverse import reverse
 
 
 class Task(models.Model):
@@ -61,7 +61,7 @@ class Task(models.Model):
     user_id = models.TextField()
     id = models.UUIDField(default=uuid.uuid4)
     title = models.CharField(max_length=200)
-    description = models.TextField(max_length=2000, null=True)  # noqa: DJ001
+    description = models.TextField(max_length=2000, null=True)
     completed = models.BooleanField(default=False)
     completed_at = models.DateTimeField(null=True)
     priority = models.CharField(max_length=6, choices=Priority, default=Priority.MEDIUM)
@@ -94,9 +94,7 @@ class TaskSerializer(serializers.ModelSerializer):
         return reverse("task", kwargs={"user_id": task.user_id, "id": task.id}, request=self.context["request"])
 
 
-class TaskViewSet(
-    mixins.ListModelMixin, mixins.CreateModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet
-):
+class TaskViewSet(mixins.ListModelMixin, mixins.CreateModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
     serializer_class = TaskSerializer
     lookup_field = "id"
 
@@ -111,7 +109,7 @@ class TaskViewSet(
         serializer.save(user_id=self.kwargs["user_id"], completed_at=completed_at)
 
     @action(detail=True, methods=["patch"])
-    def complete(self, request, **_):
+    def complete(self, request, **_):  # noqa: ARG002
         task = self.get_object()
         task.completed = not task.completed
         task.updated_at = timezone.now()

@@ -30,9 +30,9 @@ class TaskBase(SQLModel):
     title: str = Field(min_length=1, max_length=200, sa_type=Text)
     description: str | None = Field(default=None, max_length=2000, sa_type=Text)
     completed: bool = False
-    priority: Priority = Field(default=Priority.medium, sa_type=Enum(Priority, name="task_priority"))  # type: ignore[call-overload]
-    tags: list[str] = Field(default=[], sa_type=ARRAY(Text))  # type: ignore[call-overload]
-    due_date: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))  # type: ignore[call-overload]
+    priority: Priority = Field(default=Priority.medium, sa_type=Enum(Priority, name="task_priority"))
+    tags: list[str] = Field(default=[], sa_type=ARRAY(Text))
+    due_date: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
     order: int | None = None
 
 
@@ -41,9 +41,9 @@ class Task(TaskBase, table=True):
 
     user_id: str = Field(primary_key=True, sa_type=Text)
     id: UUID = Field(default_factory=uuid4, primary_key=True)
-    completed_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))  # type: ignore[call-overload]
-    created_at: datetime = Field(default_factory=now, sa_type=DateTime(timezone=True))  # type: ignore[call-overload]
-    updated_at: datetime = Field(default_factory=now, sa_type=DateTime(timezone=True))  # type: ignore[call-overload]
+    completed_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
+    created_at: datetime = Field(default_factory=now, sa_type=DateTime(timezone=True))
+    updated_at: datetime = Field(default_factory=now, sa_type=DateTime(timezone=True))
     version: int = Field(default=1, sa_type=BigInteger)
 
 
