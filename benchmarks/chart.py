@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks import loads, report
 from benchmarks.programs import PEERS
 
-WIDTH, LABEL, BAR, GAP, TOP = 760, 90, 13, 12, 78
+WIDTH, LABEL, BAR, GAP, TOP = 760, 90, 13, 12, 104
 COLOURS = ("#4c78a8", "#9ecae9", "#f58518", "#54a24b", "#b279a2")
 MOST = 10  # times as fast: a longer bar is cut, and its number says how long it is
 
@@ -23,7 +23,7 @@ def headline(results: dict[str, Any]) -> str:
     parts, top = [], TOP
     scale = (WIDTH - LABEL - 70) / MOST
     for column, (peer, colour) in enumerate(zip(PEERS, COLOURS, strict=True)):
-        x, y = 8 + column % 3 * 250, 38 + column // 3 * 18
+        x, y = 8 + column % 2 * 300, 38 + column // 2 * 18
         parts.append(f'<rect x="{x}" y="{y}" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{x + 15}" y="{y + 9}">{escape(peer.title)}</text>')
     for load in loads.ALL:

@@ -59,6 +59,7 @@ def wrk(program: Running, load: Load, data: Data, *, connections: int, seconds: 
         *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(HERE / "loads.lua")),
         *(program.url, "--", load.name, str(data.sample), str(data.users)),
     ]
+    before = program.cpu_seconds()
     with watched(program) as megabytes:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)  # noqa: S603
     if answer.returncode:  # nobody takes the connections any more
@@ -67,6 +68,7 @@ def wrk(program: Running, load: Load, data: Data, *, connections: int, seconds: 
     return {
         "rate": found["requests"] / (found["microseconds"] / 1e6),
         "requests": found["requests"],
+        "cpu_seconds": program.cpu_seconds() - before,
         "milliseconds": {name: found[name] / 1000 for name in ("p50", "p95", "p99")},
         "errors": {name: found[name] for name in ("status", "socket", "timeout") if found[name]},
         "megabytes": megabytes[0],

@@ -107,15 +107,29 @@ class Running:
         except OSError:
             return False
 
+    def processes(self) -> list[psutil.Process]:
+        """Its process and all that this one has started."""
+        with suppress(psutil.Error):
+            parent = psutil.Process(self._process.pid)
+            return [parent, *parent.children(recursive=True)]
+        return []
+
     def megabytes(self) -> float:
         """The resident memory of its largest process, which is one of its workers."""
         largest = 0
-        with suppress(psutil.Error):
-            parent = psutil.Process(self._process.pid)
-            for process in (parent, *parent.children(recursive=True)):
-                with suppress(psutil.Error):
-                    largest = max(largest, process.memory_info().rss)
+        for process in self.processes():
+            with suppress(psutil.Error):
+                largest = max(largest, process.memory_info().rss)
         return largest / 1e6
+
+    def cpu_seconds(self) -> float:
+        """The time that its processes have computed so far."""
+        total = 0.0
+        for process in self.processes():
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
 
     def stop(self) -> None:
         """End it, and at once if it does not end in order."""

@@ -65,8 +65,13 @@ def failed(runs: Runs) -> str:
 # ---- Comparisons ----------------------------------------------------------------------------
 
 
-def core(results: dict[str, Any], load: loads.Load, peer: Program) -> Ratio:
+def core(results: dict[str, Any], load: loads.Load, peer: Program, per: str = "") -> Ratio:
+    """The service against a peer, in requests per second, or per what runs have under that name."""
     ours, theirs = (chosen(results, part="core", load=load, program=program) for program in (SERVICE, peer))
+    if per:
+        ours, theirs = (
+            [run | {"rate": run["requests"] / run[per]} for run in runs if run.get(per)] for runs in (ours, theirs)
+        )
     return Ratio(ours, theirs)
 
 
@@ -156,6 +161,11 @@ def core_tables(results: dict[str, Any]) -> str:
     ]
     if not rows:
         return ""
+    frugal = [
+        (load.title, *(core(results, load, peer, per="cpu_seconds") for peer in PEERS))
+        for load in loads.ALL
+        if chosen(results, part="core", load=load)
+    ]
     figures = [
         (program.title, *(rate(chosen(results, part="core", load=load, program=program)) for load in loads.ALL))
         for program in ALL.values()
@@ -166,6 +176,9 @@ def core_tables(results: dict[str, Any]) -> str:
             " answers: the median of the turns, and the least and the most.",
             table(("", *(peer.title for peer in PEERS)), rows),
             f"Read one against a constant: {core(results, loads.READ, CEILING)}",
+            "The same for requests per second of computing by the program itself, without PostgreSQL and the load."
+            " What else the machine does changes this less:",
+            table(("", *(peer.title for peer in PEERS)), frugal),
             "Requests a second (medians; the figures belong to this machine and this hour):",
             table(("", *(load.title for load in loads.ALL)), figures),
         ]
