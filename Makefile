@@ -35,7 +35,7 @@ bench: benchmarks/.venv/done  ## Compare with what people would pick instead, in
 	$(BENCH) $(OPTIONS)
 
 bench-quick: benchmarks/.venv/done  ## The same for trying out: too short to say much, and written to benchmarks/trial
-	$(BENCH) --seconds 1 --matrix-seconds 1 --users-seconds 5 --distance-times 10 --turns 1 --out benchmarks/trial $(OPTIONS)
+	$(BENCH) --seconds 1 --matrix-seconds 1 --crowd-seconds 2 --users-seconds 5 --distance-times 10 --turns 1 --out benchmarks/trial $(OPTIONS)
 
 bench-growth: .venv/run  ## Measure how the cost grows with the number of tasks
 	$(BIN)/python benchmarks/growth.py

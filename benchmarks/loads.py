@@ -65,12 +65,15 @@ def wrk(program: Running, load: Load, data: Data, *, connections: int, seconds: 
     if answer.returncode:  # nobody takes the connections any more
         return {"rate": 0.0, "requests": 0, "errors": {"socket": connections}, "megabytes": megabytes[0]}
     found = json.loads(answer.stdout.strip().splitlines()[-1])
+    errors = {name: found[name] for name in ("status", "socket", "timeout") if found[name]}
+    if not found["requests"] and not errors:
+        errors = {"unanswered": connections}
     return {
         "rate": found["requests"] / (found["microseconds"] / 1e6),
         "requests": found["requests"],
         "cpu_seconds": program.cpu_seconds() - before,
         "milliseconds": {name: found[name] / 1000 for name in ("p50", "p95", "p99")},
-        "errors": {name: found[name] for name in ("status", "socket", "timeout") if found[name]},
+        "errors": errors,
         "megabytes": megabytes[0],
     }
 

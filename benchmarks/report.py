@@ -196,16 +196,22 @@ def connection_tables(results: dict[str, Any]) -> str:
     parts.append(table(("", *(program.title for program in programs)), rows))
     for workers, connections in ((2, 64), (2, 1000), (1, 1000)):
         labels = {"part": f"connections/{workers}", "connections": connections}
+        here = [program for program in programs if chosen(results, program=program, **labels)]
         parts.append(f"The service against its peers, {workers_of(workers)}, {connections:,} connections:")
-        rows = []
-        for load in loads.ALL:
-            ours = chosen(results, load=load, program=SERVICE, **labels)
-            theirs = [chosen(results, load=load, program=peer, **labels) for peer in programs[1:]]
-            rows.append((load.title, rate(ours), *(Ratio(ours, runs) for runs in theirs)))
-        parts.append(table(("", "requests a second", *(peer.title for peer in programs[1:])), rows))
-        wrong = [(program.title, failed(chosen(results, program=program, **labels))) for program in programs]
+        parts.append(against(results, here[1:], labels))
+        wrong = [(program.title, failed(chosen(results, program=program, **labels))) for program in here]
         parts.append("Errors: " + "; ".join(f"{title}: {text}" for title, text in wrong) + ".")
     return "\n\n".join(parts)
+
+
+def against(results: dict[str, Any], peers: list[Program], labels: dict[str, Any]) -> str:
+    """What the service answers under these labels, and how many times as much as the peers."""
+    rows: list[tuple[object, ...]] = []
+    for load in loads.ALL:
+        ours = chosen(results, load=load, program=SERVICE, **labels)
+        theirs = [chosen(results, load=load, program=peer, **labels) for peer in peers]
+        rows.append((load.title, rate(ours), *(Ratio(ours, runs) for runs in theirs)))
+    return table(("", "requests a second", *(peer.title for peer in peers)), rows)
 
 
 def workers_of(count: int) -> str:
@@ -224,12 +230,7 @@ def size_tables(results: dict[str, Any]) -> str:
         table(("", *(program.title for program in programs)), rows),
     ]
     labels = {"part": "size", "tasks": SMALL}
-    rows = []
-    for load in loads.ALL:
-        ours = chosen(results, load=load, program=SERVICE, **labels)
-        theirs = [chosen(results, load=load, program=peer, **labels) for peer in programs[1:]]
-        rows.append((load.title, *(Ratio(ours, runs) for runs in theirs)))
-    parts += ["The service against its peers on 10,000 tasks:", table(("", *(p.title for p in programs[1:])), rows)]
+    parts += ["The service against its peers on 10,000 tasks:", against(results, programs[1:], labels)]
     settings = [(1, 1000), (2, 64), (2, 1000)]
     if chosen(results, part="small/2"):
         rows = [
@@ -329,7 +330,8 @@ def page(results: dict[str, Any]) -> str:
     head = (
         f"# Results of {about['date']}\n\nMade by `make bench`; [README.md](README.md) says how to read them."
         f" {about['turns']} turns of {about['seconds']} s at 64 connections and one worker, of"
-        f" {about['matrix_seconds']} s elsewhere; 1,000 users for {about['users_seconds']} s.\n\n"
+        f" {about['matrix_seconds']} s elsewhere, {about['crowd_seconds']} s with 1,000 connections;"
+        f" 1,000 users for {about['users_seconds']} s.\n\n"
         f"Machine: {machine}. It runs the program, PostgreSQL and the load.\n\nVersions: {versions}."
     )
     return "\n\n".join([head, *filter(None, (section(results) for section in sections))]) + "\n"
