@@ -298,7 +298,9 @@ def memory_table(results: dict[str, Any]) -> str:
             most = max(runs, key=lambda run: float(run["megabytes"]))
             core_most = max((run["megabytes"] for run in runs if run["part"] == "core"), default=0)
             where = f"{most['part'].partition('/')[0]}, {most.get('load', 'read')}"
-            rows.append((program.title, f"{core_most:.0f} MB", f"{most['megabytes']:.0f} MB ({where})"))
+            rows.append(
+                (program.title, f"{core_most:.0f} MB" if core_most else "-", f"{most['megabytes']:.0f} MB ({where})")
+            )
     head = ("", "64 connections, one worker", "in all of the above")
     return "## Memory\n\nThe most that a worker held.\n\n" + table(head, rows) if rows else ""
 
