@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz test-clients test-faults lint openapi bench-growth clean
+.PHONY: run test fuzz test-clients test-faults lint openapi bench bench-quick bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app
@@ -30,11 +30,18 @@ lint: .venv/dev  ## Check lint, format and types
 openapi: .venv/run  ## Write openapi.json anew, as the service answers it
 	$(BIN)/python -c 'import json, main; print(json.dumps(main.app.openapi(), indent=2))' > openapi.json
 
+BENCH := benchmarks/.venv/bin/python -m benchmarks.bench
+bench: benchmarks/.venv/done  ## Compare with what people would pick instead, in about 55 minutes; OPTIONS=--resume goes on
+	$(BENCH) $(OPTIONS)
+
+bench-quick: benchmarks/.venv/done  ## The same for trying out: too short to say much, and written to benchmarks/trial
+	$(BENCH) --seconds 1 --matrix-seconds 1 --crowd-seconds 2 --users-seconds 5 --distance-times 10 --turns 1 --out benchmarks/trial $(OPTIONS)
+
 bench-growth: .venv/run  ## Measure how the cost grows with the number of tasks
 	$(BIN)/python benchmarks/growth.py
 
 clean:  ## Remove what was installed and made; the data in .postgres stays
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv benchmarks/.venv benchmarks/peers/node_modules .pytest_cache .mypy_cache .ruff_cache
 
 .venv/run: requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -43,4 +50,11 @@ clean:  ## Remove what was installed and made; the data in .postgres stays
 
 .venv/dev: requirements-dev.txt .venv/run
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+benchmarks/.venv/done: benchmarks/requirements.txt requirements.txt constraints.txt benchmarks/peers/package-lock.json
+	benchmarks/install.sh
+	$(PYTHON) -m venv benchmarks/.venv
+	benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	npm ci --prefix benchmarks/peers --no-audit --no-fund
 	touch $@

@@ -65,7 +65,7 @@ class Side:
             "limit": 21,
         }
         self.cursor.execute("SELECT id::text FROM tasks WHERE user_id = 'user-7' LIMIT 1")
-        (self.values["task_id"],) = self.cursor.fetchone()
+        [(self.values["task_id"],)] = self.cursor.fetchall()
 
     def fill(self, tasks: int, *, users: int = 1, user: str | None = None) -> None:
         self.cursor.execute(FILL, {"tasks": tasks, "users": users, "user": user})
@@ -106,7 +106,7 @@ def describe(plan: dict[str, Any]) -> str:
     return f"`{index}`, {'all of the user' if read > HEAVY_TASKS // 2 else 'until the page is full'}"
 
 
-def grown(name: str, small: Side, large: Side, statement: Any, **more: Callable[[], Any]) -> str:
+def grown(name: str, small: Side, large: Side, statement: Any, **more: Any) -> str:
     """A row of the first table: the ratio of large to small, from turns that alternate."""
     ratios = []
     for _ in range(TURNS):
@@ -145,7 +145,7 @@ def pages(side: Side) -> None:
         "SELECT created_at, id::text FROM tasks WHERE user_id = %s ORDER BY created_at DESC, id DESC OFFSET %s LIMIT 1",
         [HEAVY, 999 * 100 - 1],
     )
-    created_at, task_id = side.cursor.fetchone()
+    [(created_at, task_id)] = side.cursor.fetchall()
     first = queries.list_tasks("-created_at", frozenset(), after="start", total=False)
     later = queries.list_tasks("-created_at", frozenset(), after="value", total=False)
     side.values |= {"after_value": created_at, "after_id": task_id}

@@ -1,0 +1,45 @@
+"""The headline as a picture: bars, and colours that suit a light and a dark page."""
+
+from html import escape
+from typing import Any
+
+from benchmarks import loads, report
+from benchmarks.programs import PEERS
+
+WIDTH, LABEL, BAR, GAP, TOP = 760, 90, 13, 12, 104
+COLOURS = ("#4c78a8", "#9ecae9", "#f58518", "#54a24b", "#b279a2")
+MOST = 10  # times as fast: a longer bar is cut, and its number says how long it is
+
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #24292f }
+.title { font-size: 15px; font-weight: 600 }
+.even { stroke: #24292f; stroke-dasharray: 3 3 }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .even { stroke: #e6edf3 } }
+"""
+
+
+def headline(results: dict[str, Any]) -> str:
+    """How many times as many requests a second as each peer, as SVG; empty bars where not measured."""
+    parts, top = [], TOP
+    scale = (WIDTH - LABEL - 70) / MOST
+    for column, (peer, colour) in enumerate(zip(PEERS, COLOURS, strict=True)):
+        x, y = 8 + column % 2 * 300, 38 + column // 2 * 18
+        parts.append(f'<rect x="{x}" y="{y}" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 15}" y="{y + 9}">{escape(peer.title)}</text>')
+    for load in loads.ALL:
+        parts.append(f'<text x="8" y="{top + len(PEERS) * BAR / 2 + 4}">{load.title}</text>')
+        for peer, colour in zip(PEERS, COLOURS, strict=True):
+            if ratio := report.core(results, load, peer):
+                length = min(ratio.median, MOST) * scale
+                parts.append(f'<rect x="{LABEL}" y="{top}" width="{length:.0f}" height="{BAR - 2}" fill="{colour}"/>')
+                parts.append(f'<text x="{LABEL + length + 5:.0f}" y="{top + 10}">{report.number(ratio.median)}</text>')
+            top += BAR
+        top += GAP
+    even = LABEL + scale
+    parts.append(f'<line class="even" x1="{even:.0f}" x2="{even:.0f}" y1="{TOP - 4}" y2="{top - GAP + 4}"/>')
+    parts.append(f'<text x="{even - 3:.0f}" y="{top + 6}">1 = as many as the peer</text>')
+    title = "Requests a second of this service, as a multiple of each peer's"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 16}" role="img" aria-label="{title}">'
+        f'<style>{STYLE}</style><text class="title" x="8" y="22">{title}</text>{"".join(parts)}</svg>\n'
+    )

@@ -1,0 +1,64 @@
+-- What wrk sends: `wrk ... -s loads.lua URL -- LOAD SAMPLE USERS`.
+-- SAMPLE is a file with a user and the id of one of their tasks in each line.
+
+local BODY = '{"title": "Buy milk", "description": "Two litres", "priority": "high", "tags": ["home", "shop"], '
+  .. '"due_date": "2030-12-24T18:00:00+01:00"}'
+local JSON = { ["Content-Type"] = "application/json" }
+local known, users = {}, 0
+
+local function some_task()
+  return known[math.random(#known)]
+end
+
+local function read()
+  return wrk.format("GET", some_task())
+end
+
+local function list(limit)
+  return wrk.format("GET", "/api/user-" .. math.random(0, users - 1) .. "/tasks?limit=" .. limit)
+end
+
+-- New tasks have owners of their own, so that what is read and listed stays the same.
+local function create()
+  return wrk.format("POST", "/api/writer-" .. math.random(0, 999) .. "/tasks", JSON, BODY)
+end
+
+local function toggle()
+  return wrk.format("PATCH", some_task() .. "/complete")
+end
+
+local LOADS = {
+  read = read,
+  list20 = function() return list(20) end,
+  list100 = function() return list(100) end,
+  create = create,
+  toggle = toggle,
+  mix = function()
+    local dice = math.random(10)
+    if dice <= 6 then return list(20) end
+    if dice <= 8 then return read() end
+    if dice == 9 then return create() end
+    return toggle()
+  end,
+}
+
+function init(args)
+  math.randomseed(os.time())
+  users = tonumber(args[3])
+  for line in io.lines(args[2]) do
+    local user, id = line:match("(%S+) (%S+)")
+    known[#known + 1] = "/api/" .. user .. "/tasks/" .. id
+  end
+  request = LOADS[args[1]]
+end
+
+function request() end -- wrk asks whether there is one before init has chosen it
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"requests": %d, "microseconds": %d, "p50": %d, "p95": %d, "p99": %d, "status": %d, "socket": %d, "timeout": %d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(95), latency:percentile(99),
+    errors.status, errors.connect + errors.read + errors.write, errors.timeout
+  ))
+end
