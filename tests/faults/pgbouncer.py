@@ -31,7 +31,7 @@ class PgBouncer:
     def __enter__(self) -> Self:
         try:
             self._configure()
-            self._start()
+            self.start()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -41,8 +41,7 @@ class PgBouncer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._process:
-            self._process.terminate()  # which for PgBouncer means at once
-            self._process.wait(30)
+            self.stop()
         shutil.rmtree(self.folder)
 
     def _configure(self) -> None:
@@ -58,6 +57,7 @@ class PgBouncer:
             "max_client_conn": 500,
             "auth_type": "scram-sha-256",
             "auth_file": self.folder / "users",
+            "stats_users": "tasks",
             "client_tls_sslmode": "require",
             "client_tls_key_file": self.folder / "server.key",
             "client_tls_cert_file": self.folder / "server.crt",
@@ -71,7 +71,8 @@ class PgBouncer:
             for file in (self.folder, *self.folder.iterdir()):
                 shutil.chown(file, "postgres", "postgres")
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the pooler and wait until it takes connections."""
         program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"  # which is not on everybody's path
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -86,6 +87,21 @@ class PgBouncer:
                 assert time.monotonic() < deadline, self.log()
                 assert self._process.poll() is None, self.log()
                 time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End it. Every connection of a client is closed."""
+        assert self._process
+        self._process.terminate()  # which for PgBouncer means at once
+        self._process.wait(30)
+        self._process = None
+
+    def clients(self) -> int:
+        """How many connections of clients are open, the one that asks left out."""
+        with closing(psycopg2.connect(self.dsn(database="pgbouncer"))) as connection:
+            connection.autocommit = True  # its own console knows no BEGIN
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW CLIENTS")
+                return cursor.rowcount - 1
 
     def dsn(self, *, database: str = "tasks") -> str:
         """The URL of `database`, through the pooler."""
