@@ -8,8 +8,10 @@ import httpx2
 import pytest
 
 from tests.faults.postgres import BINARIES, Postgres
-from tests.servers import service
+from tests.servers import HERE, service
 
+DUMP = ["pg_dump", "--format=custom", "--no-owner"]
+RESTORE = ["pg_restore", "--no-owner", "--exit-on-error", "--single-transaction"]
 TASK = {"title": "Milch & Brötchen 🥛", "description": "it's \\ 100 %", "tags": ["a", "b,c"], "order": 7}
 
 
@@ -20,6 +22,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 def run(program: str, *arguments: str) -> None:
+    assert " ".join([program, *arguments[:-2]]) in (HERE / "docs/operations.md").read_text()
     ended = subprocess.run([str(BINARIES / program), *arguments], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
@@ -34,20 +37,13 @@ def test_a_service_on_a_restored_backup_has_every_task(postgres: Postgres, tmp_p
                 answer = httpx2.post(f"{started.url}/api/{user}/tasks", json=body, headers=headers)
                 assert answer.status_code == 201
         before = {user: httpx2.get(f"{started.url}/api/{user}/tasks").text for user in ("ann", "bob")}
-        run("pg_dump", "--format=custom", "--no-owner", f"--file={tmp_path / 'dump'}", postgres.dsn())
+        run(*DUMP, f"--file={tmp_path / 'dump'}", postgres.dsn())
         httpx2.delete(f"{started.url}/api/ann/tasks")  # what came after the backup is not in it
         old = started.url
 
     postgres.administer("CREATE DATABASE restored OWNER tasks TEMPLATE template0")
     target = postgres.dsn(database="restored")
-    run(
-        "pg_restore",
-        "--no-owner",
-        "--exit-on-error",
-        "--single-transaction",
-        f"--dbname={target}",
-        str(tmp_path / "dump"),
-    )
+    run(*RESTORE, f"--dbname={target}", str(tmp_path / "dump"))
     with service(DATABASE_URL=target) as started:
         for user, tasks in before.items():
             assert httpx2.get(f"{started.url}/api/{user}/tasks").text == tasks.replace(old, started.url)
