@@ -56,6 +56,14 @@ def database_url() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def pooled(database_url: str) -> bool:
+    """Whether a pooler is in front, which keeps the server's sessions open as it likes."""
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return cursor.fetchone() != (connection.info.backend_pid,)
+
+
 @pytest.fixture(scope="module")
 def new_folder() -> Iterator[Path]:
     """A folder for a PostgreSQL that no other test uses."""

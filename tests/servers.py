@@ -96,8 +96,9 @@ class Relay:
 
     def dsn(self, host: str = "127.0.0.1") -> str:
         """How to reach the PostgreSQL through this port."""
-        known = {name: self._target[name] for name in ("user", "password", "dbname") if name in self._target}
-        return psycopg2.extensions.make_dsn(**known, host=host, port=self.port, sslmode="disable")
+        names = ("user", "password", "dbname", "sslmode", "sslrootcert", "channel_binding")
+        known = {"sslmode": "disable"} | {name: self._target[name] for name in names if name in self._target}
+        return psycopg2.extensions.make_dsn(**known, host=host, port=self.port)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
