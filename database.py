@@ -43,7 +43,7 @@ from typing import Any, TypeVarTuple
 import psycopg2
 import psycopg2.extras
 import sqlalchemy.exc
-from psycopg2.errors import QueryCanceled, ReadOnlySqlTransaction, UndefinedTable
+from psycopg2.errors import QueryCanceled, ReadOnlySqlTransaction
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, cursor, parse_dsn
 from sqlalchemy import Engine, NullPool, create_engine
 
@@ -299,7 +299,7 @@ def create_tables(dsn: str) -> None:
         except (psycopg2.OperationalError, sqlalchemy.exc.OperationalError) as error:
             cause = _in_one_line(error)
             if time.monotonic() + pause > deadline:
-                raise SystemExit(f"The database could not be reached for {START_TIMEOUT} seconds: {cause}") from None
+                raise SystemExit(f"The database was not ready within {START_TIMEOUT} seconds: {cause}") from None
             logger.warning("Database unavailable, trying again in %g s: %s", pause, cause)
             time.sleep(pause)
 
@@ -326,10 +326,10 @@ def _migrate(dsn: str) -> None:
 def _schema_version(dsn: str) -> str | None:
     """The number of the migration that the database is at, or None before the first."""
     with closing(_connected(dsn)) as link, link.cursor() as answer:
-        try:
-            answer.execute("SELECT version_num FROM alembic_version")
-        except UndefinedTable:
+        answer.execute("SELECT to_regclass('alembic_version')")  # asking the table itself would be an error in the log
+        if answer.fetchone() == (None,):
             return None
+        answer.execute("SELECT version_num FROM alembic_version")
         row: tuple[str] | None = answer.fetchone()
         return row[0] if row else None
 

@@ -111,6 +111,6 @@ def test_without_a_database_a_start_tries_for_thirty_seconds_and_ends_with_one_s
     assert len(tried) >= 5
     assert tried == sorted(tried)
     assert tried[0] < tried[-1]
-    assert said.count("The database could not be reached for 30 seconds: ") == 1
+    assert said.count("The database was not ready within 30 seconds: ") == 1
     assert "Traceback" not in said
     assert "s3cret" not in said
