@@ -1,6 +1,7 @@
 """What the tests of faults share."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -19,3 +20,11 @@ def hold_log(log: list[str], *secrets: str) -> None:
     text = "\n".join(log)
     for word in ("Traceback", "ERROR", "never retrieved", PASSWORD, PASSWORD.replace(" ", "%20"), *secrets):
         assert word not in text, text[-3000:]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until the condition holds, for at most so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never held"
+        time.sleep(0.02)
