@@ -33,7 +33,10 @@ async def create(started: Service, user: str) -> Answer:
 
 
 def fill_the_pool(started: Service, postgres: Postgres) -> None:
-    """Leave as many idle connections as there may be."""
+    """Leave as many idle connections as there may be, and none of an earlier test."""
+    postgres.administer(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'suspended'"
+    )
 
     async def ask() -> list[Answer]:
         return await asyncio.gather(*(once(started.url, "GET", "/api/nobody/tasks") for _ in range(4 * POOL)))
