@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,9 @@ def test_a_full_disk_is_503_for_a_write_that_needs_room_and_still_read(
 ) -> None:
     task = create(started, user)
     ballast = on_small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        with pytest.raises(OSError, match="No space left"):
-            for _ in range(1024):
-                file.write(bytes(8192))
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        for _ in range(1024):  # four times what there is room for
+            file.write(bytes(8192))
     created = [task]
     for _ in range(100):  # until the pages that are there already are full
         answer = ask(started, "POST /api/{user_id}/tasks", user_id=user)

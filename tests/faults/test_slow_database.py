@@ -4,16 +4,14 @@ import asyncio
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from typing import Any
 from uuid import uuid4
 
-import psycopg2
 import pytest
 from psycopg2.extensions import connection
 
 from main import app
-from tests.faults.conftest import hold_log, wait_until
+from tests.faults.conftest import hold_log, locked, wait_until
 from tests.faults.postgres import Postgres
 from tests.faults.wire import Answer, Client, once
 from tests.servers import Service, relaying, service
@@ -71,14 +69,6 @@ def started(postgres: Postgres) -> Iterator[Service]:
     with service(DATABASE_URL=url, DATABASE_POOL_SIZE=str(POOL), DATABASE_TIMEOUT=str(TIMEOUT)) as started:
         yield started
         hold_log(started.log)
-
-
-@contextmanager
-def locked(postgres: Postgres, sql: str, *values: object) -> Iterator[connection]:
-    """Another session, in a transaction that holds the locks which `sql` takes."""
-    with closing(psycopg2.connect(postgres.dsn())) as other, other.cursor() as cursor:
-        cursor.execute(sql, values)
-        yield other
 
 
 def active(postgres: Postgres) -> int:
