@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.faults.conftest import hold_log, wait_until
@@ -32,7 +33,7 @@ async def create(started: Service, user: str) -> Answer:
     return await once(started.url, "POST", f"/api/{user}/tasks", {"title": "written"})
 
 
-def fill_the_pool(started: Service, postgres: Postgres) -> None:
+def fill_the_pool(started: Service, postgres: Postgres, relay: Relay) -> None:
     """Leave as many idle connections as there may be, and none of an earlier test."""
     postgres.administer(
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'suspended'"
@@ -44,6 +45,7 @@ def fill_the_pool(started: Service, postgres: Postgres) -> None:
     for _ in range(20):
         assert {answer.status for answer in asyncio.run(ask())} == {200}
         if len(sessions(postgres)) == POOL:
+            assert links(started, relay) == POOL
             return
     raise AssertionError("the pool never filled up")
 
@@ -53,6 +55,12 @@ def sessions(postgres: Postgres) -> set[int]:
     return {pid for (pid,) in rows}
 
 
+def links(started: Service, relay: Relay) -> int:
+    """How many connections of the service both sides hold open, as it sees it."""
+    ours = psutil.Process(started.process.pid).net_connections("tcp")
+    return sum(one.status == "ESTABLISHED" and one.raddr[1:] == (relay.port,) for one in ours)
+
+
 def titles(postgres: Postgres, user: str) -> list[tuple[str]]:
     return postgres.administer("SELECT title FROM tasks WHERE user_id = %s", user, database="tasks")
 
@@ -60,15 +68,16 @@ def titles(postgres: Postgres, user: str) -> list[tuple[str]]:
 @pytest.mark.parametrize("how", ["terminated", "stopped and started", "killed and started"])
 @pytest.mark.parametrize("at_once", [1, 2 * POOL])
 def test_the_next_requests_succeed_when_idle_connections_were_closed(
-    postgres: Postgres, started: Service, user: str, how: str, at_once: int
+    postgres: Postgres, relay: Relay, started: Service, user: str, how: str, at_once: int
 ) -> None:
-    fill_the_pool(started, postgres)
+    fill_the_pool(started, postgres, relay)
     before = sessions(postgres)
     if how == "terminated":
         assert all(postgres.administer("SELECT pg_terminate_backend(%s, 10000)", pid) == [(True,)] for pid in before)
     else:
         postgres.stop() if how == "stopped and started" else postgres.kill()
         postgres.start()
+    wait_until(lambda: links(started, relay) == 0)  # the end takes a moment to arrive
 
     async def scenario() -> list[Answer]:
         return await asyncio.gather(*(create(started, user) for _ in range(at_once)))
@@ -81,7 +90,7 @@ def test_the_next_requests_succeed_when_idle_connections_were_closed(
 def test_after_a_silent_drop_one_request_fails_in_time_and_the_next_succeeds(
     postgres: Postgres, relay: Relay, started: Service, user: str
 ) -> None:
-    fill_the_pool(started, postgres)
+    fill_the_pool(started, postgres, relay)
     relay.drop()
     first = asyncio.run(create(started, user))
     second = asyncio.run(create(started, user))
@@ -93,7 +102,7 @@ def test_after_a_silent_drop_one_request_fails_in_time_and_the_next_succeeds(
 def test_after_a_silent_drop_many_requests_at_once_end_in_time_and_the_next_succeed(
     postgres: Postgres, relay: Relay, started: Service, user: str
 ) -> None:
-    fill_the_pool(started, postgres)
+    fill_the_pool(started, postgres, relay)
     relay.drop()
 
     async def scenario() -> list[Answer]:
