@@ -72,12 +72,19 @@ def service(*options: str, folder: Path = HERE, **environment: str) -> Iterator[
 
 
 class Relay:
-    """A TCP port in front of a PostgreSQL, which can be made to fall silent."""
+    """A TCP port in front of a PostgreSQL, which can be made slow or to fall silent.
 
-    def __init__(self, dsn: str) -> None:
+    What is sent takes `delay` seconds each way; set it before anything is under way. While
+    `silent`, whatever is sent vanishes.
+    """
+
+    def __init__(self, dsn: str, *, delay: float = 0) -> None:
         target = parse_dsn(dsn)
         self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+        self._drops = 0
+        self.delay = delay
         self.silent = False
         self.accepted = 0
 
@@ -93,6 +100,8 @@ class Relay:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
 
     def dsn(self, host: str = "127.0.0.1") -> str:
         """How to reach the PostgreSQL through this port."""
@@ -100,24 +109,79 @@ class Relay:
         known = {"sslmode": "disable"} | {name: self._target[name] for name in names if name in self._target}
         return psycopg2.extensions.make_dsn(**known, host=host, port=self.port)
 
+    def drop(self) -> None:
+        """Forget the connections that are open, as a router does with idle ones.
+
+        Whatever is sent on them from now on vanishes, the end included. New ones pass.
+        """
+        self._drops += 1
+
+    def cut(self) -> None:
+        """End the connections that are open; what is under way on them is lost. New ones pass."""
+        self.drop()
+        loop = self._server.get_loop()
+        loop.call_soon_threadsafe(self._abort, self._writers.copy())
+
+    @staticmethod
+    def _abort(writers: list[asyncio.StreamWriter]) -> None:
+        for writer in writers:
+            writer.transport.abort()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        self._writers.append(writer)
         host, port = self._target["host"], int(self._target.get("port", 5432))
-        if host.startswith("/"):
-            upstream = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-        else:
-            upstream = await asyncio.open_connection(host, port)
+        try:
+            if host.startswith("/"):
+                upstream = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+            else:
+                upstream = await asyncio.open_connection(host, port)
+        except OSError:  # the server is down
+            writer.close()
+            return
+        self._writers.append(upstream[1])
         for source, sink in ((reader, upstream[1]), (upstream[0], writer)):
             task = asyncio.ensure_future(self._pass_on(source, sink))
             self._tasks.add(task)
 
     async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        loop, drops = asyncio.get_running_loop(), self._drops
+
+        def arrive(data: bytes) -> None:
+            if drops == self._drops and not self.silent:
+                sink.write(data)
+            if drops == self._drops and not data:
+                sink.close()
+
         try:
             while data := await source.read(65536):
-                if not self.silent:
-                    sink.write(data)
+                loop.call_later(self.delay, arrive, data)
         finally:
-            sink.close()
+            loop.call_later(self.delay, arrive, b"")
+
+
+@contextmanager
+def relaying(dsn: str, *, delay: float = 0) -> Iterator[Relay]:
+    """A relay with an event loop and a thread of its own, so that nothing in the test slows it."""
+    relay = Relay(dsn, delay=delay)
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
+    done = asyncio.Event()
+
+    async def run() -> None:
+        async with relay:
+            ready.set()
+            await done.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield relay
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(10)
+        loop.close()
 
 
 async def load(url: str, requests: list[tuple[str, str, bytes]], *, connections: int) -> list[int]:

@@ -7,11 +7,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import psycopg2
 
 BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
@@ -113,9 +114,18 @@ class Postgres:
                 time.sleep(0.02)
 
     def kill(self) -> None:
-        """End the server at once, as a crash does: it has no time to write or to say anything."""
+        """End the server at once, as a crash does: it has no time to write or to say anything.
+
+        Each of its processes leads a group of its own. They die one by one, the first of them
+        suspended, so that it can neither start another nor tell the rest.
+        """
         assert self._process
-        os.killpg(self._process.pid, signal.SIGKILL)
+        first = psutil.Process(self._process.pid)
+        first.suspend()
+        for process in first.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        first.kill()
         self._process.wait(30)
         self._process = None
 
