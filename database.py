@@ -104,7 +104,11 @@ class Database:
         try:
             async with asyncio.timeout(self._timeout + GRACE), self._places:
                 return await self._run(statement.sql, statement.constants | values, deadline)
-        except (TimeoutError, QueryCanceled):
+        except (TimeoutError, QueryCanceled) as error:
+            if isinstance(error, TimeoutError):
+                # Not a word, not even that the statement's time is over: the way there is broken. It
+                # is for the idle connections too, and each would cost another request its time.
+                self._end_idle()
             raise DatabaseUnavailable(f"no answer within {self._timeout:g} seconds") from None
         except UNAVAILABLE as error:
             raise DatabaseUnavailable(_in_one_line(error)) from error
@@ -119,9 +123,12 @@ class Database:
         self._closed = True
         for _ in range(self._size):
             await self._places.acquire()
+        self._end_idle()
+        self._threads.shutdown(wait=False)
+
+    def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().end()
-        self._threads.shutdown(wait=False)
 
     async def _run(self, sql: str, values: dict[str, Any], deadline: float) -> list[tuple[Any, ...]]:
         link = self._idle_link() or await self._connect()

@@ -1,5 +1,6 @@
 """Every failure as a problem+json answer (RFC 9457), whichever layer it comes from."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -121,9 +122,11 @@ class AnswerMiddleware:
             await self.app(scope, receive, partial(_send_why, send))
             return
         plain: Message | None = None
+        begun = False
 
         async def send_in_common(message: Message) -> None:
-            nonlocal plain
+            nonlocal plain, begun
+            begun = True
             if message["type"] == "http.response.start":
                 under_api = scope["path"].startswith(scope.get("root_path", "") + "/api/")
                 message["headers"] = [*message["headers"], *(IN_COMMON_UNDER_API if under_api else IN_COMMON)]
@@ -138,7 +141,16 @@ class AnswerMiddleware:
             answer = _problem(scope, plain["status"], message["body"].decode(), headers)
             await answer(scope, receive, send)
 
-        await self.app(scope, receive, send_in_common)
+        try:
+            await self.app(scope, receive, send_in_common)
+        except asyncio.CancelledError:
+            # The service ends, and waits no longer for a request that is still under way. The
+            # server, which cancels nothing else, would answer with a 500 and a stack in the log.
+            logger.warning("Not finished before the service ended: %s", scope["method"])
+            if not begun:
+                headers = {"Retry-After": str(RETRY_AFTER)}
+                answer = _problem(scope, 503, "The service is going down. Please try again.", headers)
+                await answer(scope, receive, send)
 
 
 async def _send_why(send: Send, message: Message) -> None:
