@@ -44,7 +44,10 @@ def _compiled(statement: sa.Select[*Columns]) -> Statement[*Columns]:
 # ---- Parts ----------------------------------------------------------------------------------
 
 TASKS: sa.Table = Task.__table__  # type: ignore[attr-defined]  # SQLModel adds it to a table's class
-WRITABLE = ("title", "description", "completed", "priority", "tags", "due_date", "order")
+KEY = ("user_id", "id")
+HIDDEN = ("version", "fingerprint")  # from clients
+SHOWN = [column.name for column in TASKS.c if column.name not in KEY + HIDDEN]
+WRITABLE = [name for name in SHOWN if name not in ("completed_at", "created_at", "updated_at")]
 
 # The values that a request brings. One that is forgotten is a KeyError, not a NULL.
 USER_ID = sa.bindparam("user_id", type_=sa.Text)
@@ -64,21 +67,12 @@ def _rfc3339(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
 
 def _fields(row: Any) -> list[sa.ColumnElement[Any]]:
     """The fields of a task as the client sees them, in that order, from columns of these names."""
-    return [
-        row.id,
-        row.user_id,
-        (TASKS_URL + sa.cast(row.id, sa.Text)).label("url"),
-        row.title,
-        row.description,
-        row.completed,
-        _rfc3339(row.completed_at).label("completed_at"),
-        row.priority,
-        row.tags,
-        _rfc3339(row.due_date).label("due_date"),
-        row.order,
-        _rfc3339(row.created_at).label("created_at"),
-        _rfc3339(row.updated_at).label("updated_at"),
-    ]
+    url = (TASKS_URL + sa.cast(row.id, sa.Text)).label("url")
+    return [row.id, row.user_id, url, *(_shown(row[name]) for name in SHOWN)]
+
+
+def _shown(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return _rfc3339(column).label(column.key) if isinstance(column.type, sa.DateTime) else column
 
 
 def _json(task: Any) -> sa.ColumnElement[str]:
@@ -129,7 +123,7 @@ def create_task(*, completed: bool, keyed: bool) -> Statement[str, int, Any]:
     With `keyed` one that has this id already is left as it is and returned instead; the version
     tells which of the two it was, as a new task has the one that was handed in.
     """
-    values: dict[str, Any] = {name: sa.bindparam(name) for name in (*WRITABLE, "version", "fingerprint")}
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in (*WRITABLE, *HIDDEN)}
     values |= {"completed": sa.literal(completed), "completed_at": sa.func.now() if completed else None}
     values |= {"user_id": USER_ID, "id": TASK_ID, "created_at": sa.func.now(), "updated_at": sa.func.now()}
     create = insert(Task).values(values)

@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     StringConstraints,
     TypeAdapter,
+    create_model,
 )
 from pydantic_core import PydanticCustomError
 
@@ -300,16 +301,12 @@ class TaskInput(BaseModel):
     order: Order | None = None
 
 
-class TaskPatch(BaseModel):
-    """Some fields of a task. What is left out stays; `null` clears a field that can be null."""
-
-    title: Title | MISSING = MISSING
-    description: Description | MISSING | None = MISSING
-    completed: Completed | MISSING = MISSING
-    priority: Priority | MISSING = MISSING
-    tags: Tags | MISSING = MISSING
-    due_date: DueDate | MISSING | None = MISSING
-    order: Order | MISSING | None = MISSING
+MAY_BE_MISSING: dict[str, Any] = {name: (kind | MISSING, MISSING) for name, kind in TaskInput.__annotations__.items()}
+TaskPatch = create_model(
+    "TaskPatch",
+    __doc__="Some fields of a task. What is left out stays; `null` clears a field that can be null.",
+    **MAY_BE_MISSING,
+)
 
 
 class Completion(BaseModel):
