@@ -1,6 +1,7 @@
 """openapi.json, which clients are generated from."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -35,6 +36,11 @@ def operations(document: Any) -> list[Any]:
 
 def test_the_committed_document_is_what_the_service_answers(document: Any) -> None:
     assert json.loads((HERE / "openapi.json").read_text()) == document, "run: make openapi"
+
+
+def test_the_version_is_the_newest_of_the_changelog(document: Any) -> None:
+    newest = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (HERE / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert document["info"]["version"] == newest[0]
 
 
 def test_operation_ids_are_short_and_stable(document: Any) -> None:
