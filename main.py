@@ -29,6 +29,8 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Tasks",
         description="A flat, minimal task service: one request is one round trip to PostgreSQL.",
+        servers=[{"url": "/", "description": "Wherever this document was answered."}],
+        openapi_tags=[health.TAG, tasks.TAG, users.TAG],
         generate_unique_id_function=lambda route: route.name,  # short names in a generated client
         redirect_slashes=False,  # the redirect would go wherever the Host header says
         middleware=_middleware(settings),
