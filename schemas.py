@@ -77,7 +77,9 @@ def _trimmed(most: int) -> Callable[[dict[str, Any]], None]:
 
     def describe(schema: dict[str, Any]) -> None:
         del schema["minLength"], schema["maxLength"]
-        schema["pattern"] = rf"^\s*[^\s\x00]([^\x00]{{0,{most - 2}}}[^\s\x00])?\s*$"
+        # In JSON Schema U+0085 is no space, as it is in JavaScript; here it is trimmed.
+        edge = r"[^\s\x85\x00]"
+        schema["pattern"] = rf"^[\s\x85]*{edge}([^\x00]{{0,{most - 2}}}{edge})?[\s\x85]*$"
 
     return describe
 
@@ -90,7 +92,9 @@ def _true_or_false(value: object) -> bool:
 
 NoNul = Annotated[str, AfterValidator(_no_nul), Field(json_schema_extra={"pattern": r"^[^\x00]*$"})]
 Words = Annotated[
-    NoNul, AfterValidator(_has_a_word), Field(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"})
+    NoNul,
+    AfterValidator(_has_a_word),
+    Field(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x1c-\x1f\x85\x00][^\x00]*$"}),
 ]
 Flag = Annotated[bool, BeforeValidator(_true_or_false)]  # in a URL
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_is_rfc3339), AfterValidator(_to_utc)]
