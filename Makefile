@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz test-clients test-faults lint openapi bench bench-quick bench-growth clean
+.PHONY: run test fuzz test-clients screenshot test-faults lint openapi bench bench-quick bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app
@@ -14,9 +14,13 @@ EXAMPLES ?= 400
 fuzz: .venv/dev  ## Hold the service against its openapi.json; EXAMPLES=4000 takes ten times as long
 	$(BIN)/python -m tests.fuzz $(EXAMPLES)
 
-test-clients: .venv/dev  ## Run the tests with real clients, which need Node
-	npm ci --prefix tests/clients --no-audit --no-fund
-	$(BIN)/pytest tests/clients
+test-clients: .venv/dev  ## Run the tests with real clients, which need Node and Chromium
+	tests/clients/install.sh
+	$(BIN)/pytest tests/clients -n auto
+
+screenshot: .venv/dev  ## Take the picture in the README anew
+	tests/clients/install.sh
+	SCREENSHOT=docs/todo.png $(BIN)/pytest tests/clients -k picture_in_the_readme
 
 test-faults: .venv/dev  ## Run the tests of what production does, which need Debian's PostgreSQL and PgBouncer
 	tests/faults/install.sh

@@ -234,8 +234,8 @@ def document(app: FastAPI) -> None:
         schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
         for path, operations in schema["paths"].items():
             for operation in operations.values():
-                if path.startswith("/api/"):
-                    operation["security"] = [{"token": []}, {}]  # none where the path is trusted
+                # Under /api either, as the path may be trusted; elsewhere never.
+                operation["security"] = [{"token": []}, {}] if path.startswith("/api/") else []
                 for status, answer in operation["responses"].items():
                     if status >= "400" and "application/json" in answer.get("content", {}):
                         answer["content"][MEDIA_TYPE] = answer["content"].pop("application/json")

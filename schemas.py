@@ -22,6 +22,7 @@ from pydantic import (
     TypeAdapter,
     create_model,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from models import Priority
@@ -77,7 +78,9 @@ def _trimmed(most: int) -> Callable[[dict[str, Any]], None]:
 
     def describe(schema: dict[str, Any]) -> None:
         del schema["minLength"], schema["maxLength"]
-        schema["pattern"] = rf"^\s*[^\s\x00]([^\x00]{{0,{most - 2}}}[^\s\x00])?\s*$"
+        # In JSON Schema U+0085 is no space, as it is in JavaScript; here it is trimmed.
+        edge = r"[^\s\x85\x00]"
+        schema["pattern"] = rf"^[\s\x85]*{edge}([^\x00]{{0,{most - 2}}}{edge})?[\s\x85]*$"
 
     return describe
 
@@ -90,7 +93,9 @@ def _true_or_false(value: object) -> bool:
 
 NoNul = Annotated[str, AfterValidator(_no_nul), Field(json_schema_extra={"pattern": r"^[^\x00]*$"})]
 Words = Annotated[
-    NoNul, AfterValidator(_has_a_word), Field(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"})
+    NoNul,
+    AfterValidator(_has_a_word),
+    Field(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x1c-\x1f\x85\x00][^\x00]*$"}),
 ]
 Flag = Annotated[bool, BeforeValidator(_true_or_false)]  # in a URL
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_is_rfc3339), AfterValidator(_to_utc)]
@@ -141,13 +146,15 @@ AN_ID = "5b1d6c1e-8f0a-4c55-9d53-0c3d8f7b2a10"
 A_TIME = "2026-12-24T18:00:00.000000Z"
 TaskId = Annotated[UUID, Path(description="Which task.", examples=[AN_ID])]
 IfMatch = Annotated[
-    str | None, Header(description="An `ETag` that the task must still have, else 412. `*` is any.", examples=['"42"'])
+    str | SkipJsonSchema[None],
+    Header(description="An `ETag` that the task must still have, else 412. `*` is any.", examples=['"42"']),
 ]
 IfNoneMatch = Annotated[
-    str | None, Header(description="An `ETag`. While it is still the same, the answer is 304.", examples=['"42"'])
+    str | SkipJsonSchema[None],
+    Header(description="An `ETag`. While it is still the same, the answer is 304.", examples=['"42"']),
 ]
 IdempotencyKey = Annotated[
-    str | None,
+    str | SkipJsonSchema[None],  # a header is there or not, it is never null
     Header(
         min_length=1,
         max_length=255,
@@ -240,9 +247,9 @@ class ListQuery(Filters):
         BeforeValidator(_digits),
     ] = 1000
     total: Annotated[Flag, Field(description="Whether to answer with `X-Total-Count`.")] = False
-    cursor: Annotated[str | None, Field(description="Where the page before ended: follow `Link`, do not make one.")] = (
-        None
-    )
+    cursor: Annotated[
+        str | SkipJsonSchema[None], Field(description="Where the page before ended: follow `Link`, do not make one.")
+    ] = None
 
     def cursor_after(self, task: dict[str, Any], user_id: str) -> str:
         """Return the cursor of the page that begins behind `task`, as it was answered."""
@@ -355,6 +362,14 @@ class Deleted(BaseModel):
     deleted: Annotated[int, Field(description="How many.", examples=[3])]
 
 
+class PriorityCounts(BaseModel):
+    """How many tasks have each priority."""
+
+    low: Annotated[int, Field(description="Low.", examples=[1])]
+    medium: Annotated[int, Field(description="Medium.", examples=[9])]
+    high: Annotated[int, Field(description="High.", examples=[2])]
+
+
 class Summary(BaseModel):
     """A user's tasks in numbers."""
 
@@ -363,9 +378,7 @@ class Summary(BaseModel):
     completed: Annotated[int, Field(description="Done.", examples=[5])]
     pending: Annotated[int, Field(description="Not done.", examples=[7])]
     overdue: Annotated[int, Field(description="Not done, and the due date has passed.", examples=[2])]
-    priorities: Annotated[
-        dict[Priority, int], Field(description="Of each priority.", examples=[{"low": 1, "medium": 9, "high": 2}])
-    ]
+    priorities: Annotated[PriorityCounts, Field(description="Of each priority.")]
     tags: Annotated[dict[str, int], Field(description="With each tag.", examples=[{"home": 3, "work": 9}])]
 
 

@@ -7,7 +7,8 @@ import queries
 from errors import declared
 from schemas import Health
 
-router = APIRouter(tags=["health"])
+TAG = {"name": "health", "description": "Whether the service and its database are up."}
+router = APIRouter(tags=[TAG["name"]])
 
 
 @router.get("/", include_in_schema=False)

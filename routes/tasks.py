@@ -21,7 +21,8 @@ from errors import declared, with_headers
 from queries import Statement
 from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
-router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=declared(401, 404, 413, 422, 500, 503))
+TAG = {"name": "tasks", "description": "A user's tasks, one by one and many at once."}
+router = APIRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], responses=declared(401, 404, 413, 422, 500, 503))
 
 Columns = TypeVarTuple("Columns")
 Filters = TypeVar("Filters", bound=schemas.Filters)

@@ -6,7 +6,8 @@ import queries
 from errors import declared
 from schemas import Summary, UserId
 
-router = APIRouter(prefix="/api/{user_id}", tags=["users"], responses=declared(401, 404, 413, 422, 500, 503))
+TAG = {"name": "users", "description": "A user as a whole."}
+router = APIRouter(prefix="/api/{user_id}", tags=[TAG["name"]], responses=declared(401, 404, 413, 422, 500, 503))
 
 
 @router.get("", response_model=Summary)

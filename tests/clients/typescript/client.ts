@@ -1,0 +1,122 @@
+// Every operation of the service, with the types that openapi-typescript makes of openapi.json.
+// Ends with an error when an answer is not what it should be. The address is the one argument.
+import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
+import createClient from 'openapi-fetch'
+import type { components, paths } from './openapi.js'
+
+type Task = components['schemas']['Task']
+
+const api = createClient<paths>({ baseUrl: process.argv[2] })
+const user_id = `user-${randomUUID()}`
+const me = { path: { user_id } }
+
+const health = await api.GET('/health')
+assert.equal(health.data?.status, 'ok')
+const ready = await api.GET('/health/ready')
+assert.equal(ready.data?.status, 'ready')
+
+// Only the title is needed. A repeat with the same key makes no second task.
+const key = randomUUID()
+const create = () =>
+  api.POST('/api/{user_id}/tasks', {
+    params: { ...me, header: { 'idempotency-key': key } },
+    body: { title: 'Buy milk', tags: ['home'] },
+  })
+const { data: milk } = await create()
+assert(milk)
+const priority: 'low' | 'medium' | 'high' = milk.priority
+assert.equal(priority, 'medium')
+const repeat = await create()
+assert.equal(repeat.response.headers.get('Idempotent-Replayed'), 'true')
+assert.equal(repeat.data?.id, milk.id)
+
+const { data: eggs } = await api.POST('/api/{user_id}/tasks', {
+  params: me,
+  body: { title: 'Buy eggs', priority: 'high', due_date: '2020-01-01T00:00:00Z', order: 1 },
+})
+assert(eggs)
+assert.equal(eggs.due_date, '2020-01-01T00:00:00.000000Z')
+
+// A list, page by page.
+const seen: Task[] = []
+let cursor: string | undefined
+do {
+  const { data, response } = await api.GET('/api/{user_id}/tasks', {
+    params: { ...me, query: { sort: '-priority', priority: ['medium', 'high'], limit: 1, total: true, cursor } },
+  })
+  assert(data)
+  assert.equal(response.headers.get('X-Total-Count'), '2')
+  seen.push(...data)
+  const next = /<(.*)>/.exec(response.headers.get('Link') ?? '')?.[1]
+  cursor = next && (new URL(next).searchParams.get('cursor') ?? undefined)
+} while (cursor)
+assert.deepEqual(seen, [eggs, milk])
+
+// One task.
+const one = { ...me.path, task_id: milk.id }
+const read = await api.GET('/api/{user_id}/tasks/{task_id}', { params: { path: one } })
+assert.deepEqual(read.data, milk)
+const etag = read.response.headers.get('ETag') ?? undefined
+const same = await api.GET('/api/{user_id}/tasks/{task_id}', {
+  params: { path: one, header: { 'if-none-match': etag } },
+})
+assert.equal(same.response.status, 304)
+
+const patched = await api.PATCH('/api/{user_id}/tasks/{task_id}', {
+  params: { path: one, header: { 'if-match': etag } },
+  body: { description: 'Two litres' },
+})
+assert.equal(patched.data?.description, 'Two litres')
+
+const late = await api.PUT('/api/{user_id}/tasks/{task_id}', {
+  params: { path: one, header: { 'if-match': etag } },
+  body: { title: 'Buy oat milk' },
+})
+assert.equal(late.response.status, 412)
+assert(late.error)
+const detail: string = late.error.detail
+assert.equal(detail, 'The task has been changed since.')
+
+const replaced = await api.PUT('/api/{user_id}/tasks/{task_id}', {
+  params: { path: one },
+  body: { title: 'Buy oat milk' },
+})
+assert.equal(replaced.data?.description, null)
+
+const toggled = await api.PATCH('/api/{user_id}/tasks/{task_id}/complete', { params: { path: one } })
+assert.equal(toggled.data?.completed, true)
+const set = await api.PATCH('/api/{user_id}/tasks/{task_id}/complete', {
+  params: { path: one },
+  body: { completed: true },
+})
+assert.equal(set.data?.completed_at, toggled.data.completed_at)
+
+// The user, and many tasks at once.
+const { data: summary } = await api.GET('/api/{user_id}', { params: me })
+assert.deepEqual(summary, {
+  user_id, total: 2, completed: 1, pending: 1, overdue: 1, priorities: { low: 0, medium: 1, high: 1 }, tags: {},
+} satisfies components['schemas']['Summary'])
+
+const updated = await api.PATCH('/api/{user_id}/tasks', {
+  params: { ...me, query: { completed: false } },
+  body: { completed: true },
+})
+assert.equal(updated.data?.updated, 1)
+
+const deleted = await api.DELETE('/api/{user_id}/tasks/{task_id}', { params: { path: one } })
+assert.equal(deleted.data?.title, 'Buy oat milk')
+const cleared = await api.DELETE('/api/{user_id}/tasks', { params: { ...me, query: { completed: true } } })
+assert.equal(cleared.data?.deleted, 1)
+
+// What is wrong is said in a type as well.
+const { error } = await api.POST('/api/{user_id}/tasks', { params: me, body: { title: '' } })
+assert(error && 'errors' in error)
+assert.deepEqual(error.errors.map(({ loc }) => loc), [['body', 'title']])
+
+// @ts-expect-error: no such priority
+const wrong: Task['priority'] = 'urgent'
+// @ts-expect-error: no such sort
+await api.GET('/api/{user_id}/tasks', { params: { ...me, query: { sort: wrong } } })
+
+console.log('PASSED')
