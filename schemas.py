@@ -204,6 +204,8 @@ class Filters(BaseModel):
         return values
 
 
+REPEATABLE = {"priority", "tag"}  # the filters that take several values
+
 # What a list can be sorted by, and what a cursor holds of it. A leading "-" turns the order round.
 SORTS: dict[str, Any] = {
     "created_at": Timestamp,

@@ -35,7 +35,6 @@ WRITTEN = with_headers(200, "ETag") | declared(404, 412)
 ALL_FIELDS = frozenset(TaskInput.model_fields)
 HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
 VERSION = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
-REPEATABLE = {"priority", "tag"}  # parameters of a list
 
 # The most asked for come first: the router tries them in this order.
 
@@ -200,7 +199,7 @@ def _query(request: Request, model: type[Filters]) -> Filters:
     """
     values: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
-        if name in REPEATABLE:
+        if name in schemas.REPEATABLE:
             values.setdefault(name, []).append(value)
         elif name in values:
             raise errors.invalid(("query", name), "Parameter should be there once", "repeated")
