@@ -20,7 +20,7 @@ import schemas
 from errors import declared, with_headers
 from queries import Statement
 from routes import API_ROUTER
-from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
+from schemas import IdempotencyKey, TaskId, TaskInput, TaskPatch, UserId
 
 TAG = {"name": "tasks", "description": "A user's tasks, one by one and many at once."}
 router = APIRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
@@ -33,6 +33,7 @@ SomeFields = Annotated[
 ]
 
 WRITTEN = with_headers(200, "ETag") | declared(404, 412)
+GUARDED = {"parameters": [schemas.IF_MATCH]}
 ALL_FIELDS = frozenset(TaskInput.model_fields)
 HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
 VERSION = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
@@ -44,12 +45,11 @@ VERSION = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
     "",
     response_model=list[schemas.Task],
     responses=with_headers(200, "ETag", "Link", "X-Total-Count") | declared(304),
-    openapi_extra={"parameters": schemas.parameters(schemas.ListQuery)},
+    openapi_extra={"parameters": [schemas.IF_NONE_MATCH, *schemas.parameters(schemas.ListQuery)]},
 )
 async def list_tasks(
     request: Request,
     user_id: UserId,
-    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """A page of the user's tasks, newest first.
 
@@ -76,7 +76,7 @@ async def list_tasks(
         headers["Link"] = f'<{next_page}>; rel="next"'
     body = f"[{','.join(page)}]"
     headers["ETag"] = f'"{hashlib.blake2b(body.encode(), digest_size=16).hexdigest()}"'
-    return _unless_same(body, headers, if_none_match)
+    return _unless_same(request, body, headers)
 
 
 @router.post(
@@ -109,23 +109,27 @@ async def create_task(
     return _json(task, 201, headers)
 
 
-@router.get("/{task_id}", response_model=schemas.Task, responses=with_headers(200, "ETag") | declared(304, 404))
-async def read_task(request: Request, user_id: UserId, task_id: TaskId, if_none_match: IfNoneMatch = None) -> Response:
+@router.get(
+    "/{task_id}",
+    response_model=schemas.Task,
+    responses=with_headers(200, "ETag") | declared(304, 404),
+    openapi_extra={"parameters": [schemas.IF_NONE_MATCH]},
+)
+async def read_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
     """One task."""
     task, etag = await _one(request, user_id, task_id, queries.READ_TASK)
-    return _unless_same(task, etag, if_none_match)
+    return _unless_same(request, task, etag)
 
 
-@router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN)
+@router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
 async def complete_task(
     request: Request,
     user_id: UserId,
     task_id: TaskId,
     body: schemas.Completion | SkipJsonSchema[None] = None,
-    if_match: IfMatch = None,
 ) -> Response:
     """Toggle a task without a body, or set it with `{"completed": true}`, which is safe to repeat."""
-    guard = _guard(if_match)
+    guard = _guard(request)
     if body is None:
         await _check_that_there_is_no_body(request)
         statement, values = queries.toggle_task(guarded=bool(guard)), {}
@@ -136,32 +140,28 @@ async def complete_task(
     return _json(task, headers=etag)
 
 
-@router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
-async def update_task(
-    request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch, if_match: IfMatch = None
-) -> Response:
+@router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
+async def update_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch) -> Response:
     """Change the fields that are sent. `null` clears one that can be null."""
-    guard, values = _guard(if_match), body.model_dump()
+    guard, values = _guard(request), body.model_dump()
     statement = queries.update_task(frozenset(values), guarded=bool(guard))
     task, etag = await _one(request, user_id, task_id, statement, **values, **guard)
     return _json(task, headers=etag)
 
 
-@router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
-async def replace_task(
-    request: Request, user_id: UserId, task_id: TaskId, body: TaskInput, if_match: IfMatch = None
-) -> Response:
+@router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
+async def replace_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskInput) -> Response:
     """Replace a task. A field that is left out goes back to its default."""
-    guard = _guard(if_match)
+    guard = _guard(request)
     statement = queries.update_task(ALL_FIELDS, guarded=bool(guard))
     task, etag = await _one(request, user_id, task_id, statement, **body.model_dump(), **guard)
     return _json(task, headers=etag)
 
 
-@router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412))
-async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
+@router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412), openapi_extra=GUARDED)
+async def delete_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
     """Delete a task. The answer is the task that was deleted, so that "undo" can create it again."""
-    guard = _guard(if_match)
+    guard = _guard(request)
     task, _ = await _one(request, user_id, task_id, queries.delete_task(guarded=bool(guard)), **guard)
     return _json(task)
 
@@ -249,16 +249,18 @@ async def _one(
     return task, {"ETag": f'"{version}"'}
 
 
-def _guard(if_match: str | None) -> dict[str, list[int]]:
+def _guard(request: Request) -> dict[str, list[int]]:
     """The versions that a guarded statement takes, or nothing when any will do."""
+    if_match = request.headers.get("if-match")
     if if_match is None or if_match.strip() == "*":
         return {}
     # `W/` is passed over: a proxy that compresses adds it, and the version stays the same.
     return {"versions": [int(version) for version in VERSION.findall(if_match)]}
 
 
-def _unless_same(body: str, headers: dict[str, str], if_none_match: str | None) -> Response:
+def _unless_same(request: Request, body: str, headers: dict[str, str]) -> Response:
     """The answer to a read, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
+    if_none_match = request.headers.get("if-none-match")
     if if_none_match is not None and (if_none_match.strip() == "*" or headers["ETag"] in if_none_match):
         return Response(status_code=304, headers=headers)
     return _json(body, headers=headers)
