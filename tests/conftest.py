@@ -19,6 +19,7 @@ import embedded
 from main import app, create_app
 from schemas import Problem
 from settings import Settings
+from tests.servers import HERE
 
 TASK_FIELDS = [
     "id",
@@ -36,6 +37,8 @@ TASK_FIELDS = [
     "updated_at",
 ]
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "tests", "docs", "benchmarks")
 
 Create = Callable[..., dict[str, Any]]
 
@@ -69,6 +72,15 @@ def new_folder() -> Iterator[Path]:
     """A folder for a PostgreSQL that no other test uses."""
     with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def checkout(new_folder: Path) -> Path:
+    """A copy of the service, with no data of its own yet."""
+    copy = new_folder / str(uuid4())
+    shutil.copytree(HERE, copy, ignore=NOT_COPIED)
+    shutil.copy(HERE / ".env", copy)
+    return copy
 
 
 @pytest.fixture(scope="session")

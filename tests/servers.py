@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 HERE = Path(__file__).resolve().parent.parent
+ON_A_FREE_PORT = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"]
 
 
 @dataclass
@@ -34,11 +35,17 @@ class Service:
 
 
 @contextmanager
-def service(*options: str, folder: Path = HERE, **environment: str) -> Iterator[Service]:
+def service(
+    *options: str, folder: Path = HERE, command: Sequence[str] = ON_A_FREE_PORT, **environment: str
+) -> Iterator[Service]:
     """Start `uvicorn main:app` in `folder` on a free port, and wait until it takes requests."""
-    command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", *options]
     process = subprocess.Popen(
-        command, cwd=folder, env=os.environ | environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [*command, *options],
+        cwd=folder,
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     started = Service(process)
     running = threading.Event()

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,18 +23,7 @@ from pydantic import SecretStr
 import embedded
 from main import create_app
 from settings import Settings
-from tests.servers import HERE, Service, load, service
-
-NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "tests", "docs", "benchmarks")
-
-
-@pytest.fixture
-def checkout(new_folder: Path) -> Path:
-    """A copy of the service, with no data of its own yet."""
-    copy = new_folder / str(uuid4())
-    shutil.copytree(HERE, copy, ignore=NOT_COPIED)
-    shutil.copy(HERE / ".env", copy)
-    return copy
+from tests.servers import Service, load, service
 
 
 def wait_for(log: list[str], text: str, times: int = 1) -> None:
