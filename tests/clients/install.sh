@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the browser and the Node that the tests with real clients need, where they are missing. On Debian.
+# Install the browser, the Node and the curl that the tests with real clients need, where they are missing. On Debian.
 set -euo pipefail
 
 as_root=()
@@ -9,6 +9,7 @@ missing=()
 command -v chromium > /dev/null || missing+=(chromium)
 command -v node > /dev/null || missing+=(nodejs)
 command -v npm > /dev/null || missing+=(npm)
+command -v curl > /dev/null || missing+=(curl)
 compgen -G "/usr/share/fonts/*/inter/*" > /dev/null || missing+=(fonts-inter) # for the screenshot
 if [ ${#missing[@]} -gt 0 ]; then
   "${as_root[@]}" apt-get -qq update
