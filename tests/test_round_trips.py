@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import psycopg2
 import pytest
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 import embedded
 from main import create_app
-from schemas import SORTS
+from schemas import SORTS, Filters
 from settings import Settings
 from tests.conftest import local
 
@@ -70,6 +71,10 @@ ALL_FILTERS = (
     "completed=false&priority=low&priority=medium&tag=a&q=t&due_before=2030-01-01T00:00:00Z"
     "&due_after=2020-01-01T00:00:00Z&updated_after=2020-01-01T00:00:00Z"
 )
+
+
+def test_all_filters_are_counted_here() -> None:
+    assert {name for name, _ in parse_qsl(ALL_FILTERS)} == set(Filters.model_fields)
 
 
 @pytest.mark.parametrize("idle", [False, True], ids=["warm", "after all connections were closed"])

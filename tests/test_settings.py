@@ -82,23 +82,6 @@ def test_the_environment_wins_over_env_local_which_wins_over_env(
     assert (settings.database_pool_size, settings.database_timeout, settings.log_level) == (3, 2, "debug")
 
 
-def test_the_env_file_in_the_repository_holds_the_defaults() -> None:
-    committed = Settings(_env_file=HERE / ".env")
-    assert committed == Settings(_env_file=None)
-    assert committed.model_dump() == {
-        "database_url": committed.database_url,
-        "database_pool_size": 20,
-        "database_timeout": 5,
-        "cors_origins": ["http://localhost:3000", "http://localhost:5173"],
-        "log_level": "info",
-        "auth_jwks_url": "",
-        "auth_secret": committed.auth_secret,
-        "auth_issuer": "",
-        "auth_audience": "",
-    }
-    assert committed.database_url.get_secret_value() == ""
-
-
 @pytest.mark.parametrize(
     ("value", "origins"),
     [
