@@ -12,10 +12,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from database import DatabaseUnavailable
@@ -102,8 +102,8 @@ async def handle_unexpected(request: Request, _error: Exception) -> Response:
 def _methods(request: Request) -> list[str]:
     """All methods of all routes that have this path (RFC 9110, section 15.5.6)."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    routes = iter_route_contexts(request.app.routes)
-    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
+    found = [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    return sorted({method for route in found for method in route.methods or ()})
 
 
 class AnswerMiddleware:
