@@ -5,10 +5,11 @@ from fastapi.responses import RedirectResponse
 
 import queries
 from errors import declared
+from routes import ROUTER
 from schemas import Health
 
 TAG = {"name": "health", "description": "Whether the service and its database are up."}
-router = APIRouter(tags=[TAG["name"]])
+router = APIRouter(tags=[TAG["name"]], **ROUTER)
 
 
 @router.get("/", include_in_schema=False)

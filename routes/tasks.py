@@ -19,10 +19,11 @@ import queries
 import schemas
 from errors import declared, with_headers
 from queries import Statement
+from routes import API_ROUTER
 from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
 TAG = {"name": "tasks", "description": "A user's tasks, one by one and many at once."}
-router = APIRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], responses=declared(401, 404, 413, 422, 500, 503))
+router = APIRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
 
 Columns = TypeVarTuple("Columns")
 Filters = TypeVar("Filters", bound=schemas.Filters)

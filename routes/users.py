@@ -3,11 +3,11 @@
 from fastapi import APIRouter, Request, Response
 
 import queries
-from errors import declared
+from routes import API_ROUTER
 from schemas import Summary, UserId
 
 TAG = {"name": "users", "description": "A user as a whole."}
-router = APIRouter(prefix="/api/{user_id}", tags=[TAG["name"]], responses=declared(401, 404, 413, 422, 500, 503))
+router = APIRouter(prefix="/api/{user_id}", tags=[TAG["name"]], **API_ROUTER)
 
 
 @router.get("", response_model=Summary)
