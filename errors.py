@@ -26,6 +26,7 @@ logger = logging.getLogger("tasks")
 MEDIA_TYPE = "application/problem+json"
 MAX_BODY_SIZE = 1024 * 1024  # bytes
 TOO_LARGE = f"The body is over {MAX_BODY_SIZE:,} bytes."
+RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; Python has these from 3.13 on
 IN_COMMON = [(b"x-content-type-options", b"nosniff")]
 IN_COMMON_UNDER_API = [*IN_COMMON, (b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
 RETRY_AFTER = 1  # seconds: an outage is over in a moment (Neon wakes up) or for longer
@@ -49,7 +50,7 @@ def invalid(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidatio
 def _problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
     body = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": RENAMED.get(status, HTTPStatus(status).phrase),
         "status": status,
         "detail": TOO_LARGE if status == 413 else detail,
         "instance": quote(scope["path"], safe="/:@!$&'()*+,;=-._~"),  # RFC 3986, section 3.3
