@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz test-clients screenshot test-faults lint openapi bench bench-quick bench-growth clean
+.PHONY: run test fuzz test-clients screenshot test-faults lint audit openapi bench bench-quick bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app
@@ -30,6 +30,11 @@ lint: .venv/dev  ## Check lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Each file by name: those that a file includes are not looked at. --strict: what cannot be looked up is no pass.
+audit: .venv/dev  ## Look the installed versions up in PyPI's list of vulnerabilities; needs the internet
+	$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip \
+		-r requirements.txt -r requirements-dev.txt -r benchmarks/requirements.txt -r constraints.txt
 
 openapi: .venv/run  ## Write openapi.json anew, as the service answers it
 	$(BIN)/python -c 'import json, main; print(json.dumps(main.app.openapi(), indent=2))' > openapi.json

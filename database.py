@@ -16,14 +16,13 @@
 
 All of it together ends within `timeout` seconds, or `GRACE` later if the server falls silent.
 
-Two things must never happen here. libpq closes its socket as it likes, and while it connects it
-changes it too; the event loop must not go on watching a number that by now is somebody else's
-socket. So it watches a socket for one wait at a time until the connection is open, and from then
-on to its end, which is forgotten (`_Link.end`) before anything else can open a socket: to begin
-and to end a watch for each query took a quarter of the time of a query. And psycopg2's
-`connect(async_=True)` looks up the host name while it holds Python's global lock, so that even in
-a thread it would stop every other request; therefore libpq is given addresses that the event loop
-has looked up.
+Two things must never happen here. The event loop must not watch a number that by now is somebody
+else's socket: libpq closes its socket as it likes, and while it connects it changes it. So until a
+connection is open its socket is watched for one wait at a time; from then on it is watched until
+`_Link.end`, where the loop forgets it before anything else can open a socket. (To begin and to end
+a watch for each query took a quarter of the time of a query.) And psycopg2's `connect(async_=True)`
+looks up the host name while it holds Python's global lock, so that even in a thread it would stop
+every other request; therefore libpq is given addresses that the event loop has looked up.
 """
 
 import asyncio
@@ -284,6 +283,9 @@ async def _addresses(target: dict[str, Any]) -> dict[str, str]:
         raise unknown
     names, addresses, ports_found = (",".join(column) for column in zip(*found, strict=True))
     return {"host": names, "hostaddr": addresses, "port": ports_found}
+
+
+# ---- The tables -----------------------------------------------------------------------------
 
 
 def engine(dsn: str) -> Engine:

@@ -12,10 +12,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from database import DatabaseUnavailable
@@ -26,6 +26,7 @@ logger = logging.getLogger("tasks")
 MEDIA_TYPE = "application/problem+json"
 MAX_BODY_SIZE = 1024 * 1024  # bytes
 TOO_LARGE = f"The body is over {MAX_BODY_SIZE:,} bytes."
+RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; Python has these from 3.13 on
 IN_COMMON = [(b"x-content-type-options", b"nosniff")]
 IN_COMMON_UNDER_API = [*IN_COMMON, (b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
 RETRY_AFTER = 1  # seconds: an outage is over in a moment (Neon wakes up) or for longer
@@ -49,7 +50,7 @@ def invalid(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidatio
 def _problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
     body = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": RENAMED.get(status, HTTPStatus(status).phrase),
         "status": status,
         "detail": TOO_LARGE if status == 413 else detail,
         "instance": quote(scope["path"], safe="/:@!$&'()*+,;=-._~"),  # RFC 3986, section 3.3
@@ -102,8 +103,8 @@ async def handle_unexpected(request: Request, _error: Exception) -> Response:
 def _methods(request: Request) -> list[str]:
     """All methods of all routes that have this path (RFC 9110, section 15.5.6)."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    routes = iter_route_contexts(request.app.routes)
-    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
+    found = [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    return sorted({method for route in found for method in route.methods or ()})
 
 
 class AnswerMiddleware:

@@ -106,7 +106,10 @@ async def _dsn(settings: Settings) -> AsyncIterator[str]:
         logger.info("Database: %s on %s", target.get("dbname", "default"), target.get("host", "this machine"))
         yield dsn
         return
-    import embedded  # not installed where DATABASE_URL is set for good
+    try:
+        import embedded
+    except ModuleNotFoundError:  # as in the image for production
+        raise SystemExit("DATABASE_URL must be set: the PostgreSQL for development is not installed here.") from None
 
     dsn = await asyncio.to_thread(embedded.start, EMBEDDED)
     logger.info("Database: embedded PostgreSQL, with its data in %s", EMBEDDED)
