@@ -38,7 +38,7 @@ def headline(results: dict[str, Any]) -> str:
     even = LABEL + scale
     parts.append(f'<line class="even" x1="{even:.0f}" x2="{even:.0f}" y1="{TOP - 4}" y2="{top - GAP + 4}"/>')
     parts.append(f'<text x="{even - 3:.0f}" y="{top + 6}">1 = as many as the peer</text>')
-    title = "Requests a second of this service, as a multiple of each peer's"
+    title = f"Requests a second of this service, as a multiple of each peer's (bars end at {MOST})"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 16}" role="img" aria-label="{title}">'
         f'<style>{STYLE}</style><text class="title" x="8" y="22">{title}</text>{"".join(parts)}</svg>\n'
