@@ -47,10 +47,7 @@ VERSION = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
     responses=with_headers(200, "ETag", "Link", "X-Total-Count") | declared(304),
     openapi_extra={"parameters": [schemas.IF_NONE_MATCH, *schemas.parameters(schemas.ListQuery)]},
 )
-async def list_tasks(
-    request: Request,
-    user_id: UserId,
-) -> Response:
+async def list_tasks(request: Request, user_id: UserId) -> Response:
     """A page of the user's tasks, newest first.
 
     When more follow, `Link` has the address of the next page. Following it to the end gives each
