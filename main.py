@@ -80,7 +80,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         await asyncio.to_thread(create_tables, dsn)
         database = Database(dsn, size=settings.database_pool_size, timeout=settings.database_timeout)
         app.state.database = database
-        gc.freeze()  # what is here now stays: looking through it again and again took a tenth of the CPU
+        gc.freeze()  # what is here now stays: there is no use in looking through it again and again
         yield
         await database.close()
 

@@ -240,7 +240,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     """When, on what and with which versions."""
 
     def said(*command: str, pattern: str = r"\d+(\.\d+)*") -> str:
-        answer = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+        answer = subprocess.run(command, capture_output=True, text=True)
         found = re.search(pattern, answer.stdout + answer.stderr)
         return found[0] if found else "unknown"
 

@@ -25,7 +25,7 @@ BODY = {"title": "Buy milk", "priority": "high", "tags": ["home"]}
 @contextmanager
 def network(port: int) -> Iterator[int]:
     """20 ms in front of `port`; yields the port that programs are to use."""
-    with subprocess.Popen(  # noqa: S603
+    with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.relay", str(port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as relay:
         assert relay.stdout  # noqa: S101

@@ -61,7 +61,7 @@ def wrk(program: Running, load: Load, data: Data, *, connections: int, seconds: 
     ]
     before = program.cpu_seconds()
     with watched(program) as megabytes:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)  # noqa: S603
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
     if answer.returncode:  # nobody takes the connections any more
         return {"rate": 0.0, "requests": 0, "errors": {"socket": connections}, "megabytes": megabytes[0]}
     found = json.loads(answer.stdout.strip().splitlines()[-1])
@@ -82,9 +82,7 @@ def thousand_users(program: Running, data: Data, *, seconds: int) -> dict[str, A
     """1,000 users send one request of the mix a second each, each at a moment of their own."""
     command = [sys.executable, "-m", "benchmarks.users", program.url, str(data.sample), str(data.users), str(seconds)]
     with watched(program) as megabytes:
-        answer = subprocess.run(  # noqa: S603
-            command, check=True, capture_output=True, text=True, timeout=seconds + 120, cwd=ROOT
-        )
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 120, cwd=ROOT)
     found: dict[str, Any] = json.loads(answer.stdout)
     return found | {"megabytes": megabytes[0]}
 
@@ -95,7 +93,7 @@ def hey(program: Running, data: Data, *, seconds: int) -> dict[str, Any]:
     url = f"{program.url}/api/{user}/tasks/{task}"
     command = ["hey", "-c", "1000", "-q", "1", "-z", f"{seconds}s", url]
     with watched(program) as megabytes:
-        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 120)  # noqa: S603
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 120)
     codes = [(int(code), int(number)) for code, number in re.findall(r"\[(\d{3})\]\s+(\d+) responses", answer.stdout)]
     good = sum(number for code, number in codes if code < 300)
     bad = sum(number for code, number in codes if code >= 300)

@@ -87,7 +87,7 @@ class Running:
             "LOG_LEVEL": "error",
         }
         begin = time.perf_counter()
-        self._process = subprocess.Popen(  # noqa: S603
+        self._process = subprocess.Popen(
             self.program.command(self.port, self._workers),
             cwd=ROOT, env=os.environ | environment, stdout=self._log, stderr=self._log, start_new_session=True,
         )  # fmt: skip

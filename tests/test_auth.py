@@ -345,6 +345,11 @@ def test_a_forged_token_is_401_with_a_shared_secret(
     assert with_secret.get(url, headers=bearer(forge(user))).status_code == 401
 
 
+def test_nothing_of_a_request_is_looked_at_before_its_token(with_secret: TestClient, url: str) -> None:
+    for path in (url, f"{url}?sort=nonsense", f"{url}/no-uuid", f"{url}/no/such/path"):
+        assert with_secret.post(path, content="no JSON").status_code == 401
+
+
 def test_what_is_no_single_bearer_token_is_401(with_jwks: TestClient, url: str, user: str) -> None:
     good = token(user)
     for headers in (
