@@ -4,14 +4,16 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, TypeVar, TypeVarTuple
 from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 import errors
@@ -34,7 +36,6 @@ SomeFields = Annotated[
 
 WRITTEN = with_headers(200, "ETag") | declared(404, 412)
 GUARDED = {"parameters": [schemas.IF_MATCH]}
-ALL_FIELDS = frozenset(TaskInput.model_fields)
 HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
 VERSION = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
 
@@ -103,7 +104,7 @@ async def create_task(
     headers = {"Location": f"{_tasks_url(request, user_id)}{task_id}", "ETag": f'"{version_now}"'}
     if version_now != version:
         headers["Idempotent-Replayed"] = "true"
-    return _json(task, 201, headers)
+    return _json(task, headers, 201)
 
 
 @router.get(
@@ -114,52 +115,36 @@ async def create_task(
 )
 async def read_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
     """One task."""
-    task, etag = await _one(request, user_id, task_id, queries.READ_TASK)
-    return _unless_same(request, task, etag)
+    return _unless_same(request, *await _one(request, user_id, task_id, queries.READ_TASK))
 
 
 @router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
 async def complete_task(
-    request: Request,
-    user_id: UserId,
-    task_id: TaskId,
-    body: schemas.Completion | SkipJsonSchema[None] = None,
+    request: Request, user_id: UserId, task_id: TaskId, body: schemas.Completion | SkipJsonSchema[None] = None
 ) -> Response:
     """Toggle a task without a body, or set it with `{"completed": true}`, which is safe to repeat."""
-    guard = _guard(request)
-    if body is None:
-        await _check_that_there_is_no_body(request)
-        statement, values = queries.toggle_task(guarded=bool(guard)), {}
-    else:
-        values = body.model_dump()
-        statement = queries.update_task(frozenset(values), guarded=bool(guard))
-    task, etag = await _one(request, user_id, task_id, statement, **values, **guard)
-    return _json(task, headers=etag)
+    if body is not None:
+        return await _updated(request, user_id, task_id, body)
+    await _check_that_there_is_no_body(request)
+    return _json(*await _written(request, user_id, task_id, queries.toggle_task))
 
 
 @router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
 async def update_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch) -> Response:
     """Change the fields that are sent. `null` clears one that can be null."""
-    guard, values = _guard(request), body.model_dump()
-    statement = queries.update_task(frozenset(values), guarded=bool(guard))
-    task, etag = await _one(request, user_id, task_id, statement, **values, **guard)
-    return _json(task, headers=etag)
+    return await _updated(request, user_id, task_id, body)
 
 
 @router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
 async def replace_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskInput) -> Response:
     """Replace a task. A field that is left out goes back to its default."""
-    guard = _guard(request)
-    statement = queries.update_task(ALL_FIELDS, guarded=bool(guard))
-    task, etag = await _one(request, user_id, task_id, statement, **body.model_dump(), **guard)
-    return _json(task, headers=etag)
+    return await _updated(request, user_id, task_id, body)
 
 
 @router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412), openapi_extra=GUARDED)
 async def delete_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
     """Delete a task. The answer is the task that was deleted, so that "undo" can create it again."""
-    guard = _guard(request)
-    task, _ = await _one(request, user_id, task_id, queries.delete_task(guarded=bool(guard)), **guard)
+    task, _ = await _written(request, user_id, task_id, queries.delete_task)
     return _json(task)
 
 
@@ -246,24 +231,31 @@ async def _one(
     return task, {"ETag": f'"{version}"'}
 
 
-def _guard(request: Request) -> dict[str, list[int]]:
-    """The versions that a guarded statement takes, or nothing when any will do."""
-    if_match = request.headers.get("if-match")
-    if if_match is None or if_match.strip() == "*":
-        return {}
-    # `W/` is passed over: a proxy that compresses adds it, and the version stays the same.
-    return {"versions": [int(version) for version in VERSION.findall(if_match)]}
+async def _written(
+    request: Request, user_id: str, task_id: UUID, write: Callable[..., Statement[Any, Any]], **values: object
+) -> tuple[str, dict[str, str]]:
+    """Return the task that `write` makes of it, if `If-Match` allows; like `_one`."""
+    if_match = request.headers.get("if-match", "*").strip()
+    if if_match != "*":
+        # `W/` is passed over: a proxy that compresses adds it, and the version stays the same.
+        values["versions"] = [int(version) for version in VERSION.findall(if_match)]
+    return await _one(request, user_id, task_id, write(guarded=if_match != "*"), **values)
+
+
+async def _updated(request: Request, user_id: str, task_id: UUID, body: BaseModel) -> Response:
+    values = body.model_dump()
+    return _json(*await _written(request, user_id, task_id, partial(queries.update_task, frozenset(values)), **values))
 
 
 def _unless_same(request: Request, body: str, headers: dict[str, str]) -> Response:
     """The answer to a read, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
-    if_none_match = request.headers.get("if-none-match")
-    if if_none_match is not None and (if_none_match.strip() == "*" or headers["ETag"] in if_none_match):
+    if_none_match = request.headers.get("if-none-match", "").strip()
+    if if_none_match == "*" or headers["ETag"] in if_none_match:
         return Response(status_code=304, headers=headers)
-    return _json(body, headers=headers)
+    return _json(body, headers)
 
 
-def _json(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(text: str, headers: dict[str, str] | None = None, status: int = 200) -> Response:
     return Response(text, status, headers, "application/json")
 
 
