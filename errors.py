@@ -25,11 +25,15 @@ logger = logging.getLogger("tasks")
 
 MEDIA_TYPE = "application/problem+json"
 MAX_BODY_SIZE = 1024 * 1024  # bytes
-TOO_LARGE = f"The body is over {MAX_BODY_SIZE:,} bytes."
 RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; Python has these from 3.13 on
 IN_COMMON = [(b"x-content-type-options", b"nosniff")]
 IN_COMMON_UNDER_API = [*IN_COMMON, (b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
-RETRY_AFTER = 1  # seconds: an outage is over in a moment (Neon wakes up) or for longer
+RETRY = {"Retry-After": "1"}  # in seconds: an outage is over in a moment (Neon wakes up) or for longer
+# For what layers say that know no problem+json: CORS of a preflight, the limit of a body.
+PLAIN = {
+    400: "This origin, method or header is not allowed here.",
+    413: f"The body is over {MAX_BODY_SIZE:,} bytes.",
+}
 
 
 def not_found() -> HTTPException:
@@ -52,7 +56,7 @@ def _problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] 
         "type": "about:blank",
         "title": RENAMED.get(status, HTTPStatus(status).phrase),
         "status": status,
-        "detail": TOO_LARGE if status == 413 else detail,
+        "detail": detail,
         "instance": quote(scope["path"], safe="/:@!$&'()*+,;=-._~"),  # RFC 3986, section 3.3
     }
     # In ASCII: a name in `loc` may hold half a surrogate pair, which no UTF-8 can.
@@ -66,7 +70,7 @@ async def handle_http_exception(request: Request, error: HTTPException) -> Respo
     headers = dict(error.headers or {})
     if error.status_code == 405:  # the router names only the methods of the first route that fits
         headers["Allow"] = ", ".join(_methods(request))
-    return _problem(request.scope, error.status_code, error.detail, headers)
+    return _problem(request.scope, error.status_code, PLAIN.get(error.status_code, error.detail), headers)
 
 
 async def handle_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -86,8 +90,7 @@ def _message(error: dict[str, Any]) -> str:
 
 async def handle_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
     logger.warning("Database unavailable: %s", error)
-    headers = {"Retry-After": str(RETRY_AFTER)}
-    return _problem(request.scope, 503, "The database does not answer. Please try again.", headers)
+    return _problem(request.scope, 503, "The database does not answer. Please try again.", RETRY)
 
 
 async def handle_gone(request: Request, _error: ClientDisconnect) -> Response:
@@ -110,9 +113,9 @@ def _methods(request: Request) -> list[str]:
 class AnswerMiddleware:
     """What all answers have in common. It is the outermost of all, so that it sees each of them.
 
-    The plain text of layers that know no problem+json, CORS and the body limit, becomes one. No
-    browser may guess another type. What is under /api may be kept by the browser alone, which asks
-    with its ETag before it shows it again, and never by a cache that several users share.
+    Plain text becomes a problem. No browser may guess another type. What is under /api may be kept
+    by the browser alone, which asks with its ETag before it shows it again, and never by a cache
+    that several users share.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -122,25 +125,21 @@ class AnswerMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, partial(_send_why, send))
             return
-        plain: Message | None = None
-        begun = False
+        begun = replaced = False
 
         async def send_in_common(message: Message) -> None:
-            nonlocal plain, begun
-            begun = True
+            nonlocal begun, replaced
             if message["type"] == "http.response.start":
+                begun = True
                 under_api = scope["path"].startswith(scope.get("root_path", "") + "/api/")
                 message["headers"] = [*message["headers"], *(IN_COMMON_UNDER_API if under_api else IN_COMMON)]
-                if message["status"] >= 400 and (b"content-type", MEDIA_TYPE.encode()) not in message["headers"]:
-                    plain = message
-                    return
-            if plain is None:
+                replaced = message["status"] >= 400 and (b"content-type", MEDIA_TYPE.encode()) not in message["headers"]
+                if replaced:
+                    headers = MutableHeaders(raw=message["headers"])
+                    del headers["content-type"], headers["content-length"]
+                    await _problem(scope, message["status"], PLAIN[message["status"]], headers)(scope, receive, send)
+            if not replaced:
                 await send(message)
-                return
-            headers = MutableHeaders(raw=plain["headers"])
-            del headers["content-type"], headers["content-length"]
-            answer = _problem(scope, plain["status"], message["body"].decode(), headers)
-            await answer(scope, receive, send)
 
         try:
             await self.app(scope, receive, send_in_common)
@@ -149,8 +148,7 @@ class AnswerMiddleware:
             # server, which cancels nothing else, would answer with a 500 and a stack in the log.
             logger.warning("Not finished before the service ended: %s", scope["method"])
             if not begun:
-                headers = {"Retry-After": str(RETRY_AFTER)}
-                answer = _problem(scope, 503, "The service is going down. Please try again.", headers)
+                answer = _problem(scope, 503, "The service is going down. Please try again.", RETRY)
                 await answer(scope, receive, send)
 
 
