@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from database import DatabaseUnavailable
-from schemas import Problem, ValidationProblem
+from schemas import NO_NUL, Problem, ValidationProblem
 
 logger = logging.getLogger("tasks")
 
@@ -85,6 +85,8 @@ def _message(error: dict[str, Any]) -> str:
         return "Input should be a JSON object, sent with Content-Type: application/json"
     if error["type"] == "uuid_parsing":  # shows the character that is wrong
         return "Input should be a UUID"
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NO_NUL:
+        return "String should not contain the character NUL"
     return str(error["msg"])
 
 

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -31,22 +30,19 @@ from models import Priority
 AN_ID = "5b1d6c1e-8f0a-4c55-9d53-0c3d8f7b2a10"
 A_TIME = "2026-12-24T18:00:00.000000Z"
 
+
 # ---- Values ---------------------------------------------------------------------------------
 
+NO_NUL = r"^[^\x00]*$"  # which PostgreSQL's text cannot hold
 # RFC 3339, section 5.6: date, time and offset are all there. Pydantic alone would also take a
 # number, a date, or a time without seconds.
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
-def _demand(right: Callable[[Any], object], kind: str, msg: str) -> Callable[[Any], Any]:
-    """A validator that refuses every value but those that are `right`."""
-
-    def validate(value: Any) -> Any:
-        if not right(value):
-            raise PydanticCustomError(kind, msg)
-        return value
-
-    return validate
+def _rfc3339(value: object) -> object:
+    if not isinstance(value, str) or not RFC3339.fullmatch(value):
+        raise PydanticCustomError("datetime_rfc3339", "Input should be an RFC 3339 date-time with an offset")
+    return value
 
 
 def _to_utc(value: datetime) -> datetime:
@@ -56,6 +52,12 @@ def _to_utc(value: datetime) -> datetime:
         raise PydanticCustomError("datetime_range", "Input should be within the years 1 to 9999 in UTC") from None
 
 
+def _has_a_word(value: str) -> str:
+    if not value.split():
+        raise PydanticCustomError("no_words", "String should have a word in it")
+    return value
+
+
 def _trimmed(most: int, example: str) -> tuple[Any, ...]:
     """What makes a str one of 1 to `most` characters after trimming, without a NUL."""
     # For OpenAPI in one pattern, because `maxLength` counts before trimming. In JSON Schema U+0085
@@ -63,8 +65,8 @@ def _trimmed(most: int, example: str) -> tuple[Any, ...]:
     edge = r"[^\s\x85\x00]"
     pattern = rf"^[\s\x85]*{edge}([^\x00]{{0,{most - 2}}}{edge})?[\s\x85]*$"
     says = {"description": f"1 to {most} characters after trimming.", "examples": [example]}
-    constraints = StringConstraints(strip_whitespace=True, min_length=1, max_length=most)
-    return constraints, NO_NUL, WithJsonSchema({"type": "string", "pattern": pattern} | says)
+    constraints = StringConstraints(strip_whitespace=True, min_length=1, max_length=most, pattern=NO_NUL)
+    return constraints, WithJsonSchema({"type": "string", "pattern": pattern} | says)
 
 
 def _digits(text: Any) -> Any:
@@ -75,28 +77,15 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # in JSON, 1.0 is an integer
 
 
-NO_NUL = AfterValidator(  # which PostgreSQL's text cannot hold
-    _demand(lambda text: "\0" not in text, "string_nul", "String should not contain the character NUL")
-)
-NoNul = Annotated[str, NO_NUL, Field(json_schema_extra={"pattern": r"^[^\x00]*$"})]
+NoNul = Annotated[str, StringConstraints(pattern=NO_NUL)]
 Words = Annotated[
     NoNul,
-    AfterValidator(_demand(str.split, "no_words", "String should have a word in it")),
+    AfterValidator(_has_a_word),
     Field(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x1c-\x1f\x85\x00][^\x00]*$"}),
 ]
 Flag = Annotated[bool, BeforeValidator({"true": True, "false": False}.get), Field(strict=True)]  # in a URL
 Limit = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_digits)]
-Timestamp = Annotated[
-    AwareDatetime,
-    BeforeValidator(
-        _demand(
-            lambda value: isinstance(value, str) and RFC3339.fullmatch(value),
-            "datetime_rfc3339",
-            "Input should be an RFC 3339 date-time with an offset",
-        )
-    ),
-    AfterValidator(_to_utc),
-]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_to_utc)]
 Title = Annotated[str, *_trimmed(200, "Buy milk")]
 Description = Annotated[
     NoNul, Field(max_length=2000, description="At most 2,000 characters.", examples=["Two litres, the blue one"])
@@ -126,13 +115,7 @@ UserId = Annotated[
 TaskId = Annotated[UUID, Path(description="Which task.", examples=[AN_ID])]
 IdempotencyKey = Annotated[
     str | SkipJsonSchema[None],  # a header is there or not, it is never null
-    Header(
-        min_length=1,
-        max_length=255,
-        pattern="^[!-~]+$",
-        description="Any text of your own. The same key and body, sent again, make no second task.",
-        examples=[AN_ID],
-    ),
+    Header(max_length=255, pattern="^[!-~]+$", description="Sent again, it makes no second task.", examples=[AN_ID]),
 ]
 
 
