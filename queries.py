@@ -159,12 +159,14 @@ def _written(write: sa.Update | sa.Delete, *, guarded: bool) -> Statement[str | 
 
     With `guarded` only when it has one of the `versions`, and else a row of NULLs.
     """
+    condition = MINE_AND_THIS & OF_THIS_VERSION if guarded else MINE_AND_THIS
+    written = _tasks(write.where(condition).returning(TASKS).cte("written"))
     if not guarded:
-        return _compiled(_tasks(write.where(MINE_AND_THIS).returning(TASKS).cte("written")))
-    written = _tasks(write.where(MINE_AND_THIS, OF_THIS_VERSION).returning(TASKS).cte("written")).subquery("answer")
+        return _compiled(written)
+    answer = written.subquery("answer")
     # Locked first: a task that is just being deleted is gone then, and not of another version.
     exists = sa.select(col(Task.id)).where(MINE_AND_THIS).with_for_update(key_share=True).subquery("existing")
-    return _compiled(sa.select(*written.c).select_from(exists.outerjoin(written, sa.true())))
+    return _compiled(sa.select(*answer.c).select_from(exists.outerjoin(answer, sa.true())))
 
 
 # ---- Many tasks -----------------------------------------------------------------------------
