@@ -10,9 +10,10 @@ coalesce, no function that depends on a setting is given a column, and JSON is m
 INSERT, UPDATE or DELETE.
 """
 
+import re
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Generic, Literal, TypeVarTuple
+from functools import cache, lru_cache
+from typing import Any, Generic, TypeVarTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
@@ -44,15 +45,12 @@ def _compiled(statement: sa.Select[*Columns]) -> Statement[*Columns]:
 # ---- Parts ----------------------------------------------------------------------------------
 
 TASKS: sa.Table = Task.__table__  # type: ignore[attr-defined]  # SQLModel adds it to a table's class
-KEY = ("user_id", "id")
-HIDDEN = ("version", "fingerprint")  # from clients
-SHOWN = [column.name for column in TASKS.c if column.name not in KEY + HIDDEN]
-WRITABLE = [name for name in SHOWN if name not in ("completed_at", "created_at", "updated_at")]
+SHOWN = [column.name for column in TASKS.c if column.name not in ("user_id", "id", "version", "fingerprint")]
 
 # The values that a request brings. One that is forgotten is a KeyError, not a NULL.
 USER_ID = sa.bindparam("user_id", type_=sa.Text)
 TASK_ID = sa.bindparam("task_id", type_=sa.Uuid)
-NOW = sa.bindparam("now", type_=sa.DateTime(timezone=True))
+NOW = sa.bindparam("now", type_=sa.DateTime(timezone=True))  # by the service's clock, where now() may not stand
 TASKS_URL = sa.bindparam("tasks_url", type_=sa.Text)  # of the collection, with a slash at its end
 
 MINE = col(Task.user_id) == USER_ID
@@ -61,18 +59,16 @@ OF_THIS_VERSION = col(Task.version) == sa.any_(sa.bindparam("versions", type_=AR
 
 
 def _rfc3339(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """A moment as text, under the same name."""
     in_utc = sa.func.timezone(sa.literal_column("'UTC'", sa.Text), moment)
-    return sa.func.to_char(in_utc, sa.literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""", sa.Text))
+    return sa.func.to_char(in_utc, sa.literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""", sa.Text)).label(moment.key)
 
 
 def _fields(row: Any) -> list[sa.ColumnElement[Any]]:
     """The fields of a task as the client sees them, in that order, from columns of these names."""
     url = (TASKS_URL + sa.cast(row.id, sa.Text)).label("url")
-    return [row.id, row.user_id, url, *(_shown(row[name]) for name in SHOWN)]
-
-
-def _shown(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    return _rfc3339(column).label(column.key) if isinstance(column.type, sa.DateTime) else column
+    shown = (row[name] for name in SHOWN)
+    return [row.id, row.user_id, url, *(_rfc3339(one) if isinstance(one.type, sa.DateTime) else one for one in shown)]
 
 
 def _json(task: Any) -> sa.ColumnElement[str]:
@@ -85,14 +81,15 @@ def _tasks(rows: sa.FromClause) -> sa.Select[str, int]:
     return sa.select(_json(task), rows.c.version).select_from(rows.join(task, sa.true()))
 
 
-def _later(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """Now, and later than `moment` in any case.
+def _later() -> sa.ColumnElement[Any]:
+    """Now, and in any case later than the last change.
 
     now() is when the statement began. One that had to wait for another's change of the same task
     would otherwise say that it came before it.
     """
     tick = sa.literal_column("interval '1 microsecond'", sa.Interval)
-    return sa.func.greatest(sa.func.now(), sa.func.timezone("UTC", sa.func.timezone("UTC", moment) + tick))
+    # Without the time zone and back, because `timestamptz + interval` depends on a setting.
+    return sa.func.greatest(sa.func.now(), sa.func.timezone("UTC", sa.func.timezone("UTC", TASKS.c.updated_at) + tick))
 
 
 def _completion(completed: sa.ColumnElement[bool]) -> dict[str, Any]:
@@ -106,7 +103,7 @@ def _new_values(names: frozenset[str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: sa.bindparam(name) for name in names}
     if "completed" in names:
         values |= _completion(sa.bindparam("completed", type_=sa.Boolean))
-    return values | {"updated_at": _later(TASKS.c.updated_at), "version": col(Task.version) + 1}
+    return values | {"updated_at": _later(), "version": col(Task.version) + 1}
 
 
 # ---- One task -------------------------------------------------------------------------------
@@ -116,16 +113,17 @@ READY = _compiled(sa.select(sa.literal_column("1", sa.Integer)))
 READ_TASK = _compiled(_tasks(TASKS).where(MINE_AND_THIS))
 
 
-@lru_cache
+@cache
 def create_task(*, completed: bool, keyed: bool) -> Statement[str, int, Any]:
     """A new task, completed now or not yet; its JSON, version and fingerprint.
 
     With `keyed` one that has this id already is left as it is and returned instead; the version
     tells which of the two it was, as a new task has the one that was handed in.
     """
-    values: dict[str, Any] = {name: sa.bindparam(name) for name in (*WRITABLE, *HIDDEN)}
-    values |= {"completed": sa.literal(completed), "completed_at": sa.func.now() if completed else None}
-    values |= {"user_id": USER_ID, "id": TASK_ID, "created_at": sa.func.now(), "updated_at": sa.func.now()}
+    now = sa.func.now()
+    values: dict[str, Any] = {column.name: sa.bindparam(column.name) for column in TASKS.c}
+    values |= {"user_id": USER_ID, "id": TASK_ID, "created_at": now, "updated_at": now}
+    values |= {"completed": sa.literal(completed), "completed_at": now if completed else None}
     create = insert(Task).values(values)
     if keyed:
         # DO NOTHING returns no row, and a SELECT beside it would not see one that has just been
@@ -135,20 +133,20 @@ def create_task(*, completed: bool, keyed: bool) -> Statement[str, int, Any]:
     return _compiled(_tasks(created).add_columns(created.c.fingerprint))
 
 
-@lru_cache(maxsize=256)  # twice as many as there are sets of fields
+@cache
 def update_task(names: frozenset[str], *, guarded: bool) -> Statement[str | None, int | None]:
     """One task with new values for the fields of these names."""
     return _written(sa.update(Task).values(_new_values(names)), guarded=guarded)
 
 
-@lru_cache
+@cache
 def toggle_task(*, guarded: bool) -> Statement[str | None, int | None]:
     """One task, completed if it was not, and the other way round."""
     values = _new_values(frozenset()) | _completion(sa.not_(col(Task.completed)))
     return _written(sa.update(Task).values(values), guarded=guarded)
 
 
-@lru_cache
+@cache
 def delete_task(*, guarded: bool) -> Statement[str | None, int | None]:
     """One task, deleted."""
     return _written(sa.delete(Task), guarded=guarded)
@@ -193,7 +191,18 @@ FILTERS: dict[str, sa.ColumnElement[bool]] = {
 
 def filter_values(given: dict[str, Any]) -> dict[str, Any]:
     """What the filters take, from what is given by their names."""
-    return {f"filter_{name}": value for name, value in given.items()}
+    values = {f"filter_{name}": value for name, value in given.items()}
+    if "q" in given:  # as patterns for LIKE, in which these three are special
+        words = dict.fromkeys(re.sub(r"([%_\\])", r"\\\1", given["q"]).split())
+        values["filter_q"] = " ".join(f"%{word}%" for word in words)
+    return values
+
+
+# Nulls come last, or first when descending: as a value above all others.
+NULL_KEYS: dict[str, Any] = {
+    "due_date": sa.literal_column("timestamptz 'infinity'"),
+    "order": sa.literal_column(str(2**31)),
+}
 
 
 def _sort_key(name: str, value: Any) -> Any:
@@ -201,7 +210,7 @@ def _sort_key(name: str, value: Any) -> Any:
     if name == "title":
         # By code point, so that the order is the same on every server, whatever its language.
         return sa.func.lower(value).collate("C")
-    return value
+    return sa.func.coalesce(value, NULL_KEYS[name]) if TASKS.c[name].nullable else value
 
 
 def _selected(filters: frozenset[str]) -> sa.ColumnElement[bool]:
@@ -209,37 +218,24 @@ def _selected(filters: frozenset[str]) -> sa.ColumnElement[bool]:
 
 
 @lru_cache(maxsize=512)
-def list_tasks(
-    sort: str, filters: frozenset[str], *, after: Literal["start", "value", "null"], total: bool
-) -> Statement[str | None, int | None]:
+def list_tasks(sort: str, filters: frozenset[str], *, after: bool, total: bool) -> Statement[str | None, int | None]:
     """A page of the tasks that the filters select, in the order `sort`; the JSON of each.
 
-    With `after` only those behind a place in that order, whose key is a value or null. With
-    `total` the second column is the number that the filters select, and an empty page is one row
-    of that number alone.
+    With `after` only those behind a place in that order. With `total` the second column is the
+    number that the filters select, and an empty page is one row of that number alone.
     """
     name, descending = sort.removeprefix("-"), sort.startswith("-")
+    order = (_sort_key(name, TASKS.c[name]), TASKS.c.id)
     page = sa.select(*_fields(TASKS.c)).where(_selected(filters)).limit(sa.bindparam("limit"))
-    if after != "start":
-        page = page.where(_behind(name, descending=descending, null=after == "null"))
-    order = [key.desc() if descending else key for key in (_sort_key(name, TASKS.c[name]), TASKS.c.id)]
-    task = page.order_by(*order).subquery("task")
+    if after:
+        value = sa.bindparam("after_value", type_=TASKS.c[name].type)
+        here, place = sa.tuple_(*order), sa.tuple_(_sort_key(name, value), sa.bindparam("after_id", type_=sa.Uuid))
+        page = page.where(here < place if descending else here > place)
+    task = page.order_by(*(key.desc() if descending else key for key in order)).subquery("task")
     if not total:
         return _compiled(sa.select(_json(task), sa.null()))
     counted = sa.select(sa.func.count().label("total")).where(_selected(filters)).subquery("counted")
     return _compiled(sa.select(_json(task), counted.c.total).select_from(counted.outerjoin(task, sa.true())))
-
-
-def _behind(name: str, *, descending: bool, null: bool) -> sa.ColumnElement[bool]:
-    """Whether a task comes after a place in the list. Nulls are last, or first when descending."""
-    column, place_id = TASKS.c[name], sa.bindparam("after_id", type_=sa.Uuid)
-    here = sa.tuple_(_sort_key(name, column), TASKS.c.id)
-    place = sa.tuple_(_sort_key(name, sa.bindparam("after_value", type_=column.type)), place_id)
-    if descending:
-        return column.is_not(None) | (TASKS.c.id < place_id) if null else here < place
-    if null:
-        return column.is_(None) & (TASKS.c.id > place_id)
-    return (here > place) | column.is_(None) if column.nullable else here > place
 
 
 @lru_cache(maxsize=512)
@@ -248,7 +244,7 @@ def update_tasks(names: frozenset[str], filters: frozenset[str]) -> Statement[in
     return _counted(sa.update(Task).values(_new_values(names)), filters)
 
 
-@lru_cache(maxsize=128)
+@cache
 def delete_tasks(filters: frozenset[str]) -> Statement[int]:
     """All tasks that the filters select, deleted; how many."""
     return _counted(sa.delete(Task), filters)

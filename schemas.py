@@ -164,11 +164,8 @@ class Filters(BaseModel):
     updated_after: Timestamp | MISSING = Field(MISSING, description="Changed later than this.", examples=[A_TIME])
 
     def given(self) -> dict[str, Any]:
-        """Return what is given, by name, as `queries.FILTERS` takes it."""
-        values = self.model_dump(include=set(Filters.model_fields))
-        if words := re.sub(r"([%_\\])", r"\\\1", values.pop("q", "")).split():  # special in LIKE
-            values["q"] = " ".join(f"%{word}%" for word in dict.fromkeys(words))
-        return values
+        """Return what is given, by name."""
+        return self.model_dump(include=set(Filters.model_fields))
 
 
 class Selection(Filters):

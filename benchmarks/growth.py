@@ -122,7 +122,7 @@ def main() -> None:
         body = {"title": "New", "description": None, "priority": "medium", "tags": ["home"], "due_date": None}
         for side in (small, large):
             side.values |= body | {"order": None, "version": 1, "fingerprint": None}
-        page = queries.list_tasks("-created_at", frozenset(), after="start", total=False)
+        page = queries.list_tasks("-created_at", frozenset(), after=False, total=False)
         new_id: dict[str, Callable[[], Any]] = {"task_id": lambda: str(uuid4())}
         print("| 1,000,000 tasks against 10,000 | ratio | from the turns |\n|---|---|---|")
         print(grown("read one", small, large, queries.READ_TASK))
@@ -146,8 +146,8 @@ def pages(side: Side) -> None:
         [HEAVY, 999 * 100 - 1],
     )
     [(created_at, task_id)] = side.cursor.fetchall()
-    first = queries.list_tasks("-created_at", frozenset(), after="start", total=False)
-    later = queries.list_tasks("-created_at", frozenset(), after="value", total=False)
+    first = queries.list_tasks("-created_at", frozenset(), after=False, total=False)
+    later = queries.list_tasks("-created_at", frozenset(), after=True, total=False)
     side.values |= {"after_value": created_at, "after_id": task_id}
     ratios = [side.seconds(later) / side.seconds(first) for _ in range(TURNS)]
     print(f"\nPage 1,000 against page 1 of 100,000 tasks: {statistics.median(ratios):.2f}", end=" ")
@@ -167,11 +167,11 @@ def sorts_and_filters(side: Side) -> None:
     }
     print("| first 20 of the list | with 100 tasks | with 100,000 | how |\n|---|---|---|---|")
     for sort in [sign + name for name in SORTS for sign in ("-", "")]:
-        row(side, f"`sort={sort}`", queries.list_tasks(sort, frozenset(), after="start", total=False))
+        row(side, f"`sort={sort}`", queries.list_tasks(sort, frozenset(), after=False, total=False))
     for name, value in filters.items():
-        statement = queries.list_tasks("-created_at", frozenset([name]), after="start", total=False)
+        statement = queries.list_tasks("-created_at", frozenset([name]), after=False, total=False)
         row(side, f"`{name}=`", statement, **queries.filter_values({name: value}))
-    row(side, "`total=true`", queries.list_tasks("-created_at", frozenset(), after="start", total=True))
+    row(side, "`total=true`", queries.list_tasks("-created_at", frozenset(), after=False, total=True))
     row(side, "the summary", queries.SUMMARY)
 
 

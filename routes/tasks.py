@@ -62,7 +62,7 @@ async def list_tasks(request: Request, user_id: UserId) -> Response:
             values["after_value"], values["after_id"] = query.place(user_id)
         except ValueError:
             raise errors.invalid(("query", "cursor"), "Cursor is not one of this list", "cursor") from None
-    after = "start" if query.cursor is None else "null" if values["after_value"] is None else "value"
+    after = query.cursor is not None
     statement = queries.list_tasks(query.sort, frozenset(filters), after=after, total=query.total)
     rows = await _fetch(request, user_id, statement, **values, **queries.filter_values(filters))
     page = [task for task, _ in rows[: query.limit] if task is not None]
