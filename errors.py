@@ -41,11 +41,6 @@ def not_found() -> HTTPException:
     return HTTPException(404, "There is no such task.")
 
 
-def precondition_failed() -> HTTPException:
-    """The task is no longer the one that the client has seen."""
-    return HTTPException(412, "The task has been changed since.")
-
-
 def invalid(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidationError:
     """An input that breaks a rule which no schema can state."""
     return RequestValidationError([{"loc": loc, "msg": msg, "type": kind}])

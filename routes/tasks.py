@@ -15,6 +15,7 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import SkipJsonSchema
+from starlette.exceptions import HTTPException
 
 import errors
 import queries
@@ -28,16 +29,8 @@ TAG = {"name": "tasks", "description": "A user's tasks, one by one and many at o
 router = APIRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
 
 Columns = TypeVarTuple("Columns")
-Filters = TypeVar("Filters", bound=schemas.Filters)
-SELECTION = {"parameters": schemas.parameters(schemas.Selection)}
-SomeFields = Annotated[
-    TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in TaskPatch.model_fields]})
-]
-
 WRITTEN = with_headers(200, "ETag") | declared(404, 412)
 GUARDED = {"parameters": [schemas.IF_MATCH]}
-HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
-VERSION = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
 
 # The most asked for come first: the router tries them in this order.
 
@@ -64,7 +57,7 @@ async def list_tasks(request: Request, user_id: UserId) -> Response:
             raise errors.invalid(("query", "cursor"), "Cursor is not one of this list", "cursor") from None
     after = query.cursor is not None
     statement = queries.list_tasks(query.sort, frozenset(filters), after=after, total=query.total)
-    rows = await _fetch(request, user_id, statement, **values, **queries.filter_values(filters))
+    rows = await _fetch(request, statement, user_id=user_id, **values, **queries.filter_values(filters))
     page = [task for task, _ in rows[: query.limit] if task is not None]
     headers = {"X-Total-Count": str(rows[0][1])} if query.total else {}
     if len(rows) > query.limit:
@@ -94,17 +87,17 @@ async def create_task(
     # The id comes from owner and key, so that the table's primary key is what makes it happen once.
     task_id = uuid4() if idempotency_key is None else _digest(user_id, idempotency_key)
     fingerprint = None if idempotency_key is None else _digest(body.model_dump_json())
-    version = secrets.randbits(53)
+    version = secrets.randbits(53)  # anywhere, see models.Task; 53 bits are exact in JavaScript too
     statement = queries.create_task(completed=body.completed, keyed=idempotency_key is not None)
     values = body.model_dump() | {"task_id": task_id, "version": version, "fingerprint": fingerprint}
-    [(task, version_now, first_fingerprint)] = await _fetch(request, user_id, statement, **values)
+    [(task, version_now, first_fingerprint)] = await _fetch(request, statement, user_id=user_id, **values)
     if fingerprint != first_fingerprint:
         where = ("header", "Idempotency-Key")
         raise errors.invalid(where, "The key was sent before with another body", "idempotency_key_reused")
     headers = {"Location": f"{_tasks_url(request, user_id)}{task_id}", "ETag": f'"{version_now}"'}
     if version_now != version:
         headers["Idempotent-Replayed"] = "true"
-    return _json(task, headers, 201)
+    return _answer(task, headers, 201)
 
 
 @router.get(
@@ -115,7 +108,7 @@ async def create_task(
 )
 async def read_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
     """One task."""
-    return _unless_same(request, *await _one(request, user_id, task_id, queries.READ_TASK))
+    return _unless_same(request, *await _fetch_task(request, queries.READ_TASK, user_id=user_id, task_id=task_id))
 
 
 @router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
@@ -124,31 +117,36 @@ async def complete_task(
 ) -> Response:
     """Toggle a task without a body, or set it with `{"completed": true}`, which is safe to repeat."""
     if body is not None:
-        return await _updated(request, user_id, task_id, body)
+        return await _set_fields(request, user_id, task_id, body)
     await _check_that_there_is_no_body(request)
-    return _json(*await _written(request, user_id, task_id, queries.toggle_task))
+    return _answer(*await _write_task(request, queries.toggle_task, user_id=user_id, task_id=task_id))
 
 
 @router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
 async def update_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch) -> Response:
     """Change the fields that are sent. `null` clears one that can be null."""
-    return await _updated(request, user_id, task_id, body)
+    return await _set_fields(request, user_id, task_id, body)
 
 
 @router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
 async def replace_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskInput) -> Response:
     """Replace a task. A field that is left out goes back to its default."""
-    return await _updated(request, user_id, task_id, body)
+    return await _set_fields(request, user_id, task_id, body)
 
 
 @router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412), openapi_extra=GUARDED)
 async def delete_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
     """Delete a task. The answer is the task that was deleted, so that "undo" can create it again."""
-    task, _ = await _written(request, user_id, task_id, queries.delete_task)
-    return _json(task)
+    task, _ = await _write_task(request, queries.delete_task, user_id=user_id, task_id=task_id)
+    return _answer(task)
 
 
 # ---- All that the filters select ------------------------------------------------------------
+
+SELECTION = {"parameters": schemas.parameters(schemas.Selection)}
+SomeFields = Annotated[
+    TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in TaskPatch.model_fields]})
+]
 
 
 @router.patch("", response_model=schemas.Updated, openapi_extra=SELECTION)
@@ -158,8 +156,8 @@ async def update_tasks(request: Request, user_id: UserId, body: SomeFields) -> R
     if not values:
         raise errors.invalid(("body",), "Input should have a field to change", "nothing_to_change")
     statement = queries.update_tasks(frozenset(values), frozenset(given))
-    [(number,)] = await _fetch(request, user_id, statement, **values, **queries.filter_values(given))
-    return _json(f'{{"updated": {number}}}')
+    [(number,)] = await _fetch(request, statement, user_id=user_id, **values, **queries.filter_values(given))
+    return _answer(f'{{"updated": {number}}}')
 
 
 @router.delete("", response_model=schemas.Deleted, openapi_extra=SELECTION)
@@ -167,14 +165,17 @@ async def delete_tasks(request: Request, user_id: UserId) -> Response:
     """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
     given = _query(request, schemas.Selection).given()
     statement = queries.delete_tasks(frozenset(given))
-    [(number,)] = await _fetch(request, user_id, statement, **queries.filter_values(given))
-    return _json(f'{{"deleted": {number}}}')
+    [(number,)] = await _fetch(request, statement, user_id=user_id, **queries.filter_values(given))
+    return _answer(f'{{"deleted": {number}}}')
 
 
 # ---- What they share ------------------------------------------------------------------------
 
 
-def _query(request: Request, model: type[Filters]) -> Filters:
+Query = TypeVar("Query", bound=schemas.Filters)
+
+
+def _query(request: Request, model: type[Query]) -> Query:
     """Return the query parameters as a `model`; raise 422 for what it does not take.
 
     FastAPI's `Query()` asks the model for the type of each of its fields at every request, which
@@ -195,7 +196,7 @@ def _query(request: Request, model: type[Filters]) -> Filters:
 
 
 async def _check_that_there_is_no_body(request: Request) -> None:
-    """Raise 422 when a body was sent that did not arrive, or that is `null`.
+    """Raise 422 for a body of `null`, and for one that was announced and did not arrive.
 
     The server drops the body of a request that asks for an Upgrade, as some clients do on plain
     HTTP. What was to set a task must not toggle it then.
@@ -206,45 +207,45 @@ async def _check_that_there_is_no_body(request: Request) -> None:
         raise errors.invalid(("body",), "Input should be an object, or there should be no body", "body_missing")
 
 
-async def _fetch(
-    request: Request, user_id: str, statement: Statement[*Columns], **values: object
-) -> list[tuple[*Columns]]:
+async def _fetch(request: Request, statement: Statement[*Columns], **values: Any) -> list[tuple[*Columns]]:
     await request.body()  # also of a GET or DELETE: one that is too large is refused before anything is done
-    values |= {"user_id": user_id, "tasks_url": _tasks_url(request, user_id), "now": datetime.now(UTC)}
+    values |= {"tasks_url": _tasks_url(request, values["user_id"]), "now": datetime.now(UTC)}
     rows: list[tuple[*Columns]] = await request.app.state.database.fetch(statement, **values)
     return rows
 
 
-async def _one(
-    request: Request, user_id: str, task_id: UUID, statement: Statement[Any, Any], **values: object
-) -> tuple[str, dict[str, str]]:
+async def _fetch_task(request: Request, statement: Statement[Any, Any], **values: Any) -> tuple[str, dict[str, str]]:
     """Return the task that `statement` returns, and its ETag as a header.
 
     Raises 404 when it does not exist, and 412 when `If-Match` names another version.
     """
-    rows = await _fetch(request, user_id, statement, task_id=task_id, **values)
+    rows = await _fetch(request, statement, **values)
     if not rows:
         raise errors.not_found()
     [(task, version)] = rows
     if task is None:
-        raise errors.precondition_failed()
+        raise HTTPException(412, "The task has been changed since.")
     return task, {"ETag": f'"{version}"'}
 
 
-async def _written(
-    request: Request, user_id: str, task_id: UUID, write: Callable[..., Statement[Any, Any]], **values: object
+ETAGS = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
+
+
+async def _write_task(
+    request: Request, write: Callable[..., Statement[Any, Any]], **values: Any
 ) -> tuple[str, dict[str, str]]:
-    """Return the task that `write` makes of it, if `If-Match` allows; like `_one`."""
+    """Return the task as `write` leaves it, like `_fetch_task`, if `If-Match` allows."""
     if_match = request.headers.get("if-match", "*").strip()
     if if_match != "*":
         # `W/` is passed over: a proxy that compresses adds it, and the version stays the same.
-        values["versions"] = [int(version) for version in VERSION.findall(if_match)]
-    return await _one(request, user_id, task_id, write(guarded=if_match != "*"), **values)
+        values["versions"] = [int(version) for version in ETAGS.findall(if_match)]
+    return await _fetch_task(request, write(guarded=if_match != "*"), **values)
 
 
-async def _updated(request: Request, user_id: str, task_id: UUID, body: BaseModel) -> Response:
+async def _set_fields(request: Request, user_id: str, task_id: UUID, body: BaseModel) -> Response:
     values = body.model_dump()
-    return _json(*await _written(request, user_id, task_id, partial(queries.update_task, frozenset(values)), **values))
+    write = partial(queries.update_task, frozenset(values))
+    return _answer(*await _write_task(request, write, user_id=user_id, task_id=task_id, **values))
 
 
 def _unless_same(request: Request, body: str, headers: dict[str, str]) -> Response:
@@ -252,16 +253,19 @@ def _unless_same(request: Request, body: str, headers: dict[str, str]) -> Respon
     if_none_match = request.headers.get("if-none-match", "").strip()
     if if_none_match == "*" or headers["ETag"] in if_none_match:
         return Response(status_code=304, headers=headers)
-    return _json(body, headers)
+    return _answer(body, headers)
 
 
-def _json(text: str, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+def _answer(text: str, headers: dict[str, str] | None = None, status: int = 200) -> Response:
     return Response(text, status, headers, "application/json")
 
 
 def _digest(*parts: str) -> UUID:
     """An id that is always the same for these texts, in the form of version 4."""
     return UUID(bytes=hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest(), version=4)
+
+
+HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
 
 
 def _tasks_url(request: Request, user_id: str) -> str:
