@@ -1,4 +1,4 @@
-"""Every failure as a problem+json answer (RFC 9457), whichever layer it comes from."""
+"""Failures as problem+json (RFC 9457), what all answers have in common, and what OpenAPI says of both."""
 
 import asyncio
 import json
@@ -112,7 +112,7 @@ class AnswerMiddleware:
 
     Plain text becomes a problem. No browser may guess another type. What is under /api may be kept
     by the browser alone, which asks with its ETag before it shows it again, and never by a cache
-    that several users share.
+    that several users share. A request that the end of the service cuts off is told so.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -120,7 +120,7 @@ class AnswerMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, partial(_send_why, send))
+            await self.app(scope, receive, partial(_send_reason, send))
             return
         begun = replaced = False
 
@@ -149,9 +149,9 @@ class AnswerMiddleware:
                 await answer(scope, receive, send)
 
 
-async def _send_why(send: Send, message: Message) -> None:
+async def _send_reason(send: Send, message: Message) -> None:
     """Pass on what the lifespan says; of a start that was given up on purpose the reason, not the stack."""
-    reason = sys.exc_info()[1]
+    reason = sys.exc_info()[1]  # Starlette sends while it handles the exception
     if message["type"] == "lifespan.startup.failed" and isinstance(reason, SystemExit):
         message = {"type": "lifespan.startup.failed", "message": str(reason)}
     await send(message)

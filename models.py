@@ -48,27 +48,23 @@ class Task(SQLModel, table=True):
     user_id: str = Field(sa_type=Text)
     id: UUID
     title: str = Field(sa_type=Text)
-    description: str | None = Field(default=None, sa_type=Text)
-    completed: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
-    completed_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    description: str | None = Field(sa_type=Text)
+    completed: bool = Field(sa_column_kwargs={"server_default": text("false")})
+    completed_at: datetime | None = Field(sa_column=_timestamp(nullable=True))
     priority: Priority = Field(
-        default=Priority.medium,
         sa_column=Column(
             Enum(Priority, name="task_priority", values_callable=lambda kind: [member.value for member in kind]),
             nullable=False,
             server_default=Priority.medium.value,
         ),
     )
-    tags: list[str] = Field(
-        default_factory=list,
-        sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'")),
-    )
-    due_date: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
-    order: int | None = None
+    tags: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'")))
+    due_date: datetime | None = Field(sa_column=_timestamp(nullable=True))
+    order: int | None
     created_at: datetime = Field(sa_column=_timestamp())
     updated_at: datetime = Field(sa_column=_timestamp())
     # One more at every change: the ETag. It starts anywhere, so that a task that is created again
     # under the id of a deleted one (an Idempotency-Key, sent again) has none of its old ETags.
     version: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("1")})
     # Of the body that an Idempotency-Key came with: tells the same request from another.
-    fingerprint: UUID | None = None
+    fingerprint: UUID | None

@@ -69,11 +69,11 @@ def _trimmed(most: int, example: str) -> tuple[Any, ...]:
     return constraints, WithJsonSchema({"type": "string", "pattern": pattern} | says)
 
 
-def _digits(text: Any) -> Any:
+def _from_digits(text: Any) -> Any:
     return int(text) if re.fullmatch("[0-9]{1,9}", text) else text  # pydantic alone takes 1.0 and 1_0 too
 
 
-def _whole(value: object) -> object:
+def _without_point(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # in JSON, 1.0 is an integer
 
 
@@ -83,8 +83,10 @@ Words = Annotated[
     AfterValidator(_has_a_word),
     Field(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x1c-\x1f\x85\x00][^\x00]*$"}),
 ]
-Flag = Annotated[bool, BeforeValidator({"true": True, "false": False}.get), Field(strict=True)]  # in a URL
-Limit = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_digits)]
+Flag = Annotated[
+    bool, BeforeValidator({"true": True, "false": False}.get), Field(strict=True)
+]  # in a URL, where pydantic would take 1, yes and on too
+Limit = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_from_digits)]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_to_utc)]
 Title = Annotated[str, *_trimmed(200, "Buy milk")]
 Description = Annotated[
@@ -103,7 +105,7 @@ DueDate = Annotated[
 Order = Annotated[
     int,
     Field(strict=True, ge=-(2**31), le=2**31 - 1, description="A place for ordering by hand.", examples=[1]),
-    BeforeValidator(_whole),
+    BeforeValidator(_without_point),
 ]
 
 # ---- Path and header parameters -------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Is the service up, and does its database answer?"""
+"""Is the service up, and does its database answer? And the way to its documentation."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse

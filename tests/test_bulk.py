@@ -18,7 +18,7 @@ def titles(client: TestClient, path: str) -> set[str]:
     return {task["title"] for task in client.get(path).json()}
 
 
-def test_toggle_all(client: TestClient, url: str, create: Create) -> None:
+def test_all_tasks_are_set_at_once(client: TestClient, url: str, create: Create) -> None:
     done, open_ = create(title="done", completed=True), create(title="open")
     answer = client.patch(url, json={"completed": True})
     assert (answer.status_code, answer.json()) == (200, {"updated": 2})
@@ -29,7 +29,7 @@ def test_toggle_all(client: TestClient, url: str, create: Create) -> None:
     assert all(task["completed_at"] is None for task in client.get(url).json())
 
 
-def test_clear_completed(client: TestClient, url: str, create: Create) -> None:
+def test_what_is_completed_is_cleared_and_nothing_else(client: TestClient, url: str, create: Create) -> None:
     create(title="a", completed=True), create(title="b"), create(title="c", completed=True)
     answer = client.delete(f"{url}?completed=true")
     assert (answer.status_code, answer.json()) == (200, {"deleted": 2})

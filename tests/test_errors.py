@@ -153,7 +153,7 @@ def test_a_database_that_does_not_answer_is_503(
     assert all(record.message.startswith("Database unavailable: ") for record in caplog.records)
 
 
-def test_health_and_readiness(client: TestClient) -> None:
+def test_a_service_that_runs_says_that_it_is_up_and_ready(client: TestClient) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/health/ready").json() == {"status": "ready"}
 

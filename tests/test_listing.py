@@ -147,10 +147,11 @@ def test_a_cursor_goes_on_with_another_limit(client: TestClient, url: str, creat
     assert rest.headers["x-total-count"] == "4"
 
 
-def test_a_cursor_does_not_say_what_is_in_a_task(client: TestClient, url: str, create: Create) -> None:
+def test_a_cursor_says_of_a_task_only_what_is_sorted_by(client: TestClient, url: str, create: Create) -> None:
     create(title="secret"), create(title="secret")
-    cursor = client.get(f"{url}?limit=1").links["next"]["url"].rpartition("=")[2]
-    assert b"secret" not in base64.urlsafe_b64decode(cursor + "==")
+    for sort, said in (("-created_at", False), ("title", True)):
+        cursor = client.get(f"{url}?limit=1&sort={sort}").links["next"]["url"].rpartition("=")[2]
+        assert (b"secret" in base64.urlsafe_b64decode(cursor + "==")) is said
 
 
 @pytest.mark.parametrize("sign", ["", "-"])

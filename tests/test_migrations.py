@@ -70,7 +70,7 @@ def test_the_number_of_a_migration_is_its_revision_and_the_highest_is_the_newest
     assert script.get_heads() == [max(revisions)]
 
 
-def test_create_tables_again_changes_nothing(empty_database: str) -> None:
+def test_a_second_start_changes_nothing_in_the_schema(empty_database: str) -> None:
     create_tables(empty_database)
     before = names(empty_database)
     create_tables(empty_database)

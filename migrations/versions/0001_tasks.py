@@ -1,15 +1,11 @@
 """The table of tasks."""
 
-from collections.abc import Sequence
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision: str = "0001"
 down_revision: str | None = None
-branch_labels: Sequence[str] | None = None
-depends_on: Sequence[str] | None = None
 
 priority = postgresql.ENUM("low", "medium", "high", name="task_priority", create_type=False)
 
