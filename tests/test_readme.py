@@ -121,12 +121,12 @@ def test_every_parameter_of_the_list_is_there_with_its_values() -> None:
     fields = schemas.ListQuery.model_fields
     assert default == fields["sort"].default
     assert f"1 to {fields['limit'].default:,}, which is the default" in meaning["limit"]
-    ((first, second),) = re.findall(r"repeated where only `(\w+)` and `(\w+)`\s+may be", section("Listing"))
+    ((first, second),) = re.findall(r"only `(\w+)` and `(\w+)`\s+may be repeated", section("Listing"))
     assert {first, second} == schemas.REPEATABLE
 
 
 def test_the_example_of_the_summary_is_one() -> None:
-    (text,) = re.findall(r"The summary is `(\{.*?\})`", section("Listing"), re.DOTALL)
+    (text,) = re.findall(r"The user's numbers are\s+`(\{.*?\})`", section("Endpoints"), re.DOTALL)
     summary: dict[str, Any] = json.loads(text)
     schemas.Summary.model_validate(summary, strict=True)
     assert list(summary) == list(schemas.Summary.model_fields)
@@ -220,7 +220,7 @@ def test_every_target_of_make_is_explained() -> None:
 
 @needs_make
 def test_the_commands_without_make_are_those_of_make() -> None:
-    text = section("Start it").partition("\nWithout make")[2]
+    text = section("Start it").partition("\nThe same without make")[2]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     dry = subprocess.run(
         ["make", "--dry-run", "--always-make", "--no-print-directory", "run", "PYTHON=python3"],
