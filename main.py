@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -80,47 +80,37 @@ def _middleware(settings: Settings) -> list[Middleware]:
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """Bring the database up to date, and keep a pool of connections to it while the app runs."""
-    async with _dsn(settings) as dsn, _tokens(settings) as app.state.tokens:
+    async with AsyncExitStack() as at_the_end:
+        if dsn := settings.database_url.get_secret_value():
+            target = parse_dsn(dsn)
+            logger.info("Database: %s on %s", target.get("dbname", "default"), target.get("host", "this machine"))
+        else:
+            dsn = await _start_embedded(at_the_end)
+        if settings.requires_tokens:
+            import auth  # whose cryptography takes 20 MB
+
+            app.state.tokens = await at_the_end.enter_async_context(auth.verifier(settings))
+        else:
+            logger.warning("Neither AUTH_JWKS_URL nor AUTH_SECRET is set: the user_id in the path is trusted")
         await asyncio.to_thread(create_tables, dsn)
         database = Database(dsn, size=settings.database_pool_size, timeout=settings.database_timeout)
+        at_the_end.push_async_callback(database.close)
         app.state.database = database
         gc.freeze()  # what is here now stays: there is no use in looking through it again and again
         yield
-        await database.close()
 
 
-@asynccontextmanager
-async def _tokens(settings: Settings) -> AsyncIterator[object]:
-    """What verifies tokens, where they are required."""
-    if not settings.requires_tokens:
-        logger.warning("Neither AUTH_JWKS_URL nor AUTH_SECRET is set: the user_id in the path is trusted")
-        yield None
-        return
-    import auth  # whose cryptography takes 20 MB
-
-    async with auth.verifier(settings) as tokens:
-        yield tokens
-
-
-@asynccontextmanager
-async def _dsn(settings: Settings) -> AsyncIterator[str]:
-    """Which database to use. Where none is set, one that runs as long as the app does."""
-    if dsn := settings.database_url.get_secret_value():
-        target = parse_dsn(dsn)
-        logger.info("Database: %s on %s", target.get("dbname", "default"), target.get("host", "this machine"))
-        yield dsn
-        return
+async def _start_embedded(at_the_end: AsyncExitStack) -> str:
+    """Start a PostgreSQL that runs as long as the app does; return its URL."""
     try:
         import embedded
     except ModuleNotFoundError:  # as in the image for production
         raise SystemExit("DATABASE_URL must be set: the PostgreSQL for development is not installed here.") from None
 
     dsn = await asyncio.to_thread(embedded.start, EMBEDDED)
+    at_the_end.push_async_callback(asyncio.to_thread, embedded.stop, EMBEDDED)
     logger.info("Database: embedded PostgreSQL, with its data in %s", EMBEDDED)
-    try:
-        yield dsn
-    finally:
-        await asyncio.to_thread(embedded.stop, EMBEDDED)
+    return dsn
 
 
 app = create_app(load_settings())
