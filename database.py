@@ -34,17 +34,17 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVarTuple
 
 import psycopg2
 import psycopg2.extras
-import sqlalchemy.exc
 from psycopg2.errors import QueryCanceled, ReadOnlySqlTransaction
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, cursor, parse_dsn
-from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from queries import Statement
 
@@ -240,7 +240,7 @@ def _send(link: connection, sql: str, values: dict[str, Any], deadline: float) -
     return answer
 
 
-def _in_one_line(error: Exception) -> str:
+def _in_one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
@@ -290,7 +290,8 @@ async def _addresses(target: dict[str, Any]) -> dict[str, str]:
 
 def engine(dsn: str) -> Engine:
     """SQLAlchemy's way to `dsn`, for migrations alone. libpq reads the URL, as it does elsewhere."""
-    return create_engine("postgresql+psycopg2://", creator=lambda: _connected(dsn), poolclass=NullPool)
+    target = {"connect_timeout": CONNECT_TIMEOUT} | parse_dsn(dsn)
+    return create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(**target), poolclass=NullPool)
 
 
 def create_tables(dsn: str) -> None:
@@ -305,8 +306,8 @@ def create_tables(dsn: str) -> None:
         try:
             _migrate(dsn)
             return
-        except (psycopg2.OperationalError, sqlalchemy.exc.OperationalError) as error:
-            cause = _in_one_line(error)
+        except OperationalError as error:
+            cause = _in_one_line(error.orig)
             if time.monotonic() + pause > deadline:
                 raise SystemExit(f"The database was not ready within {START_TIMEOUT} seconds: {cause}") from None
             logger.warning("Database unavailable, trying again in %g s: %s", pause, cause)
@@ -315,7 +316,10 @@ def create_tables(dsn: str) -> None:
 
 def _migrate(dsn: str) -> None:
     known = {path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
-    version = _schema_version(dsn)
+    version = None
+    with engine(dsn).connect() as link:
+        if link.scalar(text("SELECT to_regclass('alembic_version')")):  # else to ask it is an error in the server's log
+            version = link.scalar(text("SELECT version_num FROM alembic_version"))
     if version == max(known):
         return  # without Alembic, which takes 8 MB and a quarter of the time of a start
     if version is not None and version not in known:
@@ -330,19 +334,3 @@ def _migrate(dsn: str) -> None:
     config = Config(attributes={"dsn": dsn})
     config.set_main_option("script_location", str(MIGRATIONS))
     command.upgrade(config, max(known))
-
-
-def _schema_version(dsn: str) -> str | None:
-    """The number of the migration that the database is at, or None before the first."""
-    with closing(_connected(dsn)) as link, link.cursor() as answer:
-        answer.execute("SELECT to_regclass('alembic_version')")  # asking the table itself would be an error in the log
-        if answer.fetchone() == (None,):
-            return None
-        answer.execute("SELECT version_num FROM alembic_version")
-        row: tuple[str] | None = answer.fetchone()
-        return row[0] if row else None
-
-
-def _connected(dsn: str) -> connection:
-    link: connection = psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT} | parse_dsn(dsn))
-    return link
