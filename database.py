@@ -31,7 +31,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extras
 from psycopg2.errors import QueryCanceled, ReadOnlySqlTransaction
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, cursor, parse_dsn
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, parse_dsn
 from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -101,14 +101,9 @@ class Database:
     async def _run(self, sql: str, values: dict[str, Any], deadline: float) -> list[tuple[Any, ...]]:
         link = await self._link()
         try:
-            try:
-                answer = _send(link, sql, values, deadline)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
-                # It never left, so it is safe to send it again. Most failures to send come to light
-                # only when the answer is read, and then nobody knows whether it has left.
-                link.end()
-                link = await self._connect()
-                answer = _send(link, sql, values, deadline)
+            left = max(1, int(1000 * (deadline - time.monotonic())))  # 0 would be for ever
+            answer = link.cursor()
+            answer.execute(f"SET LOCAL statement_timeout = {left}; {sql}", values)
             await link.finish()
             rows = answer.fetchall()
         except BaseException:
@@ -120,15 +115,12 @@ class Database:
     async def _link(self) -> "_Link":
         """Return the idle connection that was used last, or a new one."""
         while self._idle:
-            link = self._idle.pop()
+            link: _Link = self._idle.pop()
             # While idle it has nothing to say: if there is something to read, the server has closed it.
-            if link.closed or not _is_ready(link.fileno()):  # a closed one has no socket to ask; sending tells
+            if not link.closed and not _is_ready(link.fileno()):
                 return link
             link.end()
-        return await self._connect()
-
-    async def _connect(self) -> "_Link":
-        link: _Link = psycopg2.connect(**await _with_addresses(self._target), async_=True, connection_factory=_Link)
+        link = psycopg2.connect(**await _with_addresses(self._target), async_=True, connection_factory=_Link)
         try:
             await link.finish()
             link.watch(self._idle)
@@ -253,13 +245,6 @@ async def _with_addresses(target: dict[str, Any]) -> dict[str, Any]:
     hosts, addresses, ports = (",".join(column) for column in zip(*found, strict=True))
     # None as the port lets libpq take its own, which PGPORT may say.
     return target | {"host": hosts, "hostaddr": addresses, "port": ports if "port" in target else None}
-
-
-def _send(link: connection, sql: str, values: dict[str, Any], deadline: float) -> cursor:
-    left = max(1, int(1000 * (deadline - time.monotonic())))  # 0 would be for ever
-    answer = link.cursor()
-    answer.execute(f"SET LOCAL statement_timeout = {left}; {sql}", values)
-    return answer
 
 
 def _in_one_line(error: object) -> str:
