@@ -61,20 +61,14 @@ def _forget_the_dead(folder: Path) -> None:
     would be taken for alive as soon as its process id belongs to something else, which would then
     be stopped in its place.
     """
-    users, server = folder / ".handle_pids.json", folder / "postmaster.pid"
+    users = folder / ".handle_pids.json"
     with PostgresServer._lock:
         if users.exists():
             living = [pid for pid in json.loads(users.read_text() or "[]") if psutil.pid_exists(pid)]
             users.write_text(json.dumps(living))
-        if server.exists() and not _serves(server.read_text().partition("\n")[0], folder):
-            server.unlink()
-
-
-def _serves(pid: str, folder: Path) -> bool:
-    try:
-        return str(folder.resolve()) in psutil.Process(int(pid)).cmdline()
-    except (ValueError, psutil.Error):
-        return False
+        commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+        if not any(str(folder.resolve()) in command for command in commands):
+            (folder / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _create_database(url: str) -> None:
