@@ -24,13 +24,9 @@ from settings import Settings
 
 logger = logging.getLogger("tasks")
 
-LEEWAY = 10  # seconds that the clocks of issuer and service may differ by
 REMEMBERED = 5000  # verified tokens, at some 250 bytes each
-
 REFRESH = 300  # seconds between two looks at the keys of the issuer
 REFRESH_EARLY = 30  # and at least these, also when a token names a key that is not known
-FETCH_TIMEOUT = 5  # seconds that the issuer may be silent for
-MAX_KEYS_SIZE = 1024 * 1024  # bytes
 
 
 @asynccontextmanager
@@ -84,7 +80,7 @@ class Tokens:
                 algorithms=[algorithm],
                 issuer=self._settings.auth_issuer or None,
                 audience=self._settings.auth_audience or None,
-                leeway=LEEWAY,
+                leeway=10,  # seconds that the clocks of issuer and service may differ by
                 options={
                     "require": ["exp", "sub"],
                     "verify_aud": bool(self._settings.auth_audience),  # or whoever names one would be refused
@@ -141,8 +137,8 @@ class IssuerTokens(Tokens):
 
     def _fetch(self) -> Any:
         url = self._settings.auth_jwks_url
-        with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as answer:  # noqa: S310  # http(s), by Settings
-            return json.loads(answer.read(MAX_KEYS_SIZE))
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  # http(s), by Settings
+            return json.loads(answer.read(1024 * 1024))  # what is longer is no list of keys
 
     def _take(self, shown: Any) -> None:
         usable = [key for key in jwt.PyJWKSet.from_dict(shown) if key.algorithm_name in self.ALGORITHMS]
