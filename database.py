@@ -55,11 +55,6 @@ class DatabaseUnavailable(Exception):
     """The database cannot be reached, or did not answer in time. Trying again later may help."""
 
 
-# What psycopg2 raises when it is the database that cannot, and not the statement that is wrong:
-# a lost connection, a full disk, a server that takes no writes for now.
-UNAVAILABLE = (psycopg2.OperationalError, psycopg2.InterfaceError, ReadOnlySqlTransaction, socket.gaierror)
-
-
 class Database:
     """A pool of connections. It belongs to the event loop that it is first used on."""
 
@@ -95,11 +90,12 @@ class Database:
                 # is for the idle connections too, and each would cost another request its time.
                 self._end_idle()
             raise DatabaseUnavailable(f"no answer within {self._timeout:g} seconds") from None
-        except UNAVAILABLE as error:
+        except (psycopg2.OperationalError, psycopg2.InterfaceError, ReadOnlySqlTransaction, socket.gaierror) as error:
+            # It is not the statement that is wrong: a lost connection, a full disk, no writes for now.
             raise DatabaseUnavailable(_in_one_line(error)) from error
 
     async def _run(self, sql: str, values: dict[str, Any], deadline: float) -> list[tuple[Any, ...]]:
-        link = await self._link()
+        link = await self._idle_or_new()
         try:
             left = max(1, int(1000 * (deadline - time.monotonic())))  # 0 would be for ever
             answer = link.cursor()
@@ -112,7 +108,7 @@ class Database:
         self._idle.append(link)
         return rows
 
-    async def _link(self) -> "_Link":
+    async def _idle_or_new(self) -> "_Link":
         """Return the idle connection that was used last, or a new one."""
         while self._idle:
             link: _Link = self._idle.pop()
@@ -147,10 +143,10 @@ class Database:
 class _Link(connection):
     """A connection of the pool.
 
-    The event loop must never watch a number that by now is somebody else's socket. libpq closes its
-    socket as it likes, and while it connects it changes it: so until then it is watched for one wait
-    at a time. From then on it is watched until `end`, where the loop forgets it before anything else
-    can open a socket. (To begin and to end a watch for each query took a quarter of a query's time.)
+    The event loop must never watch a number that by now is somebody else's socket. libpq changes its
+    socket while it connects, and closes it as it likes. So until a connection is open, its socket is
+    watched for one wait at a time; from then on until `end`, where the loop forgets it before anything
+    else can open a socket. (To begin and to end a watch for each query took a quarter of its time.)
     """
 
     _watched: int | None = None  # the socket
