@@ -23,17 +23,17 @@ import select
 import socket
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import psycopg2.extras
+import sqlalchemy.exc
 from psycopg2.errors import QueryCanceled, ReadOnlySqlTransaction
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, parse_dsn
-from sqlalchemy import Engine, NullPool, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Engine, NullPool, create_engine
 
 from queries import Columns, Statement
 
@@ -243,7 +243,7 @@ async def _with_addresses(target: dict[str, Any]) -> dict[str, Any]:
     return target | {"host": hosts, "hostaddr": addresses, "port": ports if "port" in target else None}
 
 
-def _in_one_line(error: object) -> str:
+def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
@@ -252,8 +252,12 @@ def _in_one_line(error: object) -> str:
 
 def engine(dsn: str) -> Engine:
     """SQLAlchemy's way to `dsn`, for migrations alone. libpq reads the URL, as it does elsewhere."""
-    target = {"connect_timeout": CONNECT_TIMEOUT} | parse_dsn(dsn)
-    return create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(**target), poolclass=NullPool)
+    return create_engine("postgresql+psycopg2://", creator=lambda: _connected(dsn), poolclass=NullPool)
+
+
+def _connected(dsn: str) -> connection:
+    link: connection = psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT} | parse_dsn(dsn))
+    return link
 
 
 def create_tables(dsn: str) -> None:
@@ -268,8 +272,8 @@ def create_tables(dsn: str) -> None:
         try:
             _migrate(dsn)
             return
-        except OperationalError as error:
-            cause = _in_one_line(error.orig)
+        except (psycopg2.OperationalError, sqlalchemy.exc.OperationalError) as error:
+            cause = _in_one_line(error)
             if time.monotonic() + pause > deadline:
                 raise SystemExit(f"The database was not ready within {START_TIMEOUT} seconds: {cause}") from None
             logger.warning("Database unavailable, trying again in %g s: %s", pause, cause)
@@ -279,9 +283,11 @@ def create_tables(dsn: str) -> None:
 def _migrate(dsn: str) -> None:
     known = {path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
     version = None
-    with engine(dsn).connect() as link:
-        if link.scalar(text("SELECT to_regclass('alembic_version')")):  # else to ask it is an error in the server's log
-            version = link.scalar(text("SELECT version_num FROM alembic_version"))
+    with closing(_connected(dsn)) as link, link.cursor() as answer:
+        answer.execute("SELECT to_regclass('alembic_version')")  # asking the table itself would be an error in the log
+        if answer.fetchone() != (None,):
+            answer.execute("SELECT version_num FROM alembic_version")
+            (version,) = answer.fetchone() or (None,)
     if version == max(known):
         return  # without Alembic, which takes 8 MB and a quarter of the time of a start
     if version is not None and version not in known:
