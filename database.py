@@ -150,21 +150,19 @@ class _Link(connection):
     """
 
     _watched: int | None = None  # the socket
-    _readable: asyncio.Event  # clear while a query waits for it
+    _waiter: asyncio.Future[None] | None = None  # of a query, for something to read
 
     def watch(self, idle: list["_Link"]) -> None:
         """Watch the open connection. What there is to read while it is among the idle ends it."""
 
         def on_readable() -> None:
-            if not self._readable.is_set():
-                self._readable.set()
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
             elif self in idle and _is_ready(fd):  # or it was, until a moment ago
                 idle.remove(self)
                 self.end()
 
         fd: int = self.fileno()
-        self._readable = asyncio.Event()
-        self._readable.set()
         with suppress(NotImplementedError):
             asyncio.get_running_loop().add_reader(fd, on_readable)
             self._watched = fd
@@ -173,8 +171,8 @@ class _Link(connection):
         """Wait until what was asked for, a connection or an answer, is there."""
         while (state := self.poll()) != POLL_OK:
             if self._watched is not None and state == POLL_READ:
-                self._readable.clear()
-                await self._readable.wait()
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
             else:
                 await _until_ready(self.fileno(), write=state == POLL_WRITE)
 
