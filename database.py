@@ -4,8 +4,7 @@
 (https://www.psycopg.org/docs/advanced.html#asynchronous-support). The life of one query:
 
 1. Take a place. There are as many as connections may be open; who comes later waits in line.
-2. Take the idle connection that was used last, or open one. An idle connection has nothing to
-   say: one whose socket is readable has been closed by the server, and is dropped unasked.
+2. Take the idle connection that was used last, or open one.
 3. Send the statement, wait for the socket, read the rows. The connection is in autocommit, where
    one message is one transaction: there is nothing to begin and nothing to commit. In front of the
    statement, in the same message, goes the time that is left for it, so that the server ends it
@@ -15,40 +14,28 @@
    the server still does with it or which answer is under way.
 
 All of it together ends within `timeout` seconds, or `GRACE` later if the server falls silent.
-
-Two things must never happen here. The event loop must not watch a number that by now is somebody
-else's socket: libpq closes its socket as it likes, and while it connects it changes it. So until a
-connection is open its socket is watched for one wait at a time; from then on it is watched until
-`_Link.end`, where the loop forgets it before anything else can open a socket. (To begin and to end
-a watch for each query took a quarter of the time of a query.) And psycopg2's `connect(async_=True)`
-looks up the host name while it holds Python's global lock, so that even in a thread it would stop
-every other request; therefore libpq is given addresses that the event loop has looked up.
 """
 
 import asyncio
 import logging
-import os
 import random
 import select
 import socket
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from itertools import chain, repeat
+from itertools import chain, cycle, repeat
 from pathlib import Path
-from typing import Any, TypeVarTuple
+from typing import Any
 
 import psycopg2
 import psycopg2.extras
 import sqlalchemy.exc
 from psycopg2.errors import QueryCanceled, ReadOnlySqlTransaction
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, cursor, parse_dsn
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, parse_dsn
 from sqlalchemy import Engine, NullPool, create_engine
 
-from queries import Statement
-
-Columns = TypeVarTuple("Columns")
+from queries import Columns, Statement
 
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
@@ -68,11 +55,6 @@ class DatabaseUnavailable(Exception):
     """The database cannot be reached, or did not answer in time. Trying again later may help."""
 
 
-# What psycopg2 raises when it is the database that cannot, and not the statement that is wrong:
-# a lost connection, a full disk, a server that takes no writes for now.
-UNAVAILABLE = (psycopg2.OperationalError, psycopg2.InterfaceError, ReadOnlySqlTransaction, socket.gaierror)
-
-
 class Database:
     """A pool of connections. It belongs to the event loop that it is first used on."""
 
@@ -88,7 +70,6 @@ class Database:
         self._places = asyncio.Semaphore(size)
         self._idle: list[_Link] = []
         self._closed = False
-        self._threads = ThreadPoolExecutor(size, "database")  # starts no thread before it must
 
     async def fetch(self, statement: Statement[*Columns], **values: object) -> list[tuple[*Columns]]:
         """Run `statement` with `values` in one round trip, and return its rows.
@@ -99,7 +80,7 @@ class Database:
         """
         if self._closed:
             raise DatabaseUnavailable("the service is going down")
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = time.monotonic() + self._timeout
         try:
             async with asyncio.timeout(self._timeout + GRACE), self._places:
                 return await self._run(statement.sql, statement.constants | values, deadline)
@@ -109,38 +90,17 @@ class Database:
                 # is for the idle connections too, and each would cost another request its time.
                 self._end_idle()
             raise DatabaseUnavailable(f"no answer within {self._timeout:g} seconds") from None
-        except UNAVAILABLE as error:
+        except (psycopg2.OperationalError, psycopg2.InterfaceError, ReadOnlySqlTransaction, socket.gaierror) as error:
+            # It is not the statement that is wrong: a lost connection, a full disk, no writes for now.
             raise DatabaseUnavailable(_in_one_line(error)) from error
 
-    async def close(self) -> None:
-        """Wait for the queries in flight and in line, then close every connection.
-
-        From now on `fetch` raises DatabaseUnavailable at once.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        for _ in range(self._size):
-            await self._places.acquire()
-        self._end_idle()
-        self._threads.shutdown(wait=False)
-
-    def _end_idle(self) -> None:
-        while self._idle:
-            self._idle.pop().end()
-
     async def _run(self, sql: str, values: dict[str, Any], deadline: float) -> list[tuple[Any, ...]]:
-        link = self._idle_link() or await self._connect()
+        link = await self._idle_or_new()
         try:
-            try:
-                answer = _send(link, sql, values, deadline)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
-                # It never left, so it is safe to send it again. Most failures to send come to light
-                # only when the answer is read, and then nobody knows whether it has left.
-                link.end()
-                link = await self._connect()
-                answer = _send(link, sql, values, deadline)
-            await self._finish(link)
+            left = max(1, int(1000 * (deadline - time.monotonic())))  # 0 would be for ever
+            answer = link.cursor()
+            answer.execute(f"SET LOCAL statement_timeout = {left}; {sql}", values)
+            await link.finish()
             rows = answer.fetchall()
         except BaseException:
             link.end()
@@ -148,127 +108,122 @@ class Database:
         self._idle.append(link)
         return rows
 
-    def _idle_link(self) -> "_Link | None":
+    async def _idle_or_new(self) -> "_Link":
+        """Return the idle connection that was used last, or a new one."""
         while self._idle:
-            link = self._idle.pop()
-            if link.closed or not _is_readable(link.fileno()):  # a closed one has no socket to ask; sending tells
+            link: _Link = self._idle.pop()
+            # While idle it has nothing to say: if there is something to read, the server has closed it.
+            if not link.closed and not _is_ready(link.fileno()):
                 return link
             link.end()
-        return None
-
-    async def _connect(self) -> "_Link":
-        target = self._target | await _addresses(self._target)
-        link: _Link = psycopg2.connect(**target, async_=True, connection_factory=_Link)
+        link = psycopg2.connect(**await _with_addresses(self._target), async_=True, connection_factory=_Link)
         try:
-            await self._finish(link)
+            await link.finish()
             link.watch(self._idle)
         except BaseException:
             link.end()
             raise
         return link
 
-    async def _finish(self, link: "_Link") -> None:
-        """Wait until what `link` was asked for, a connection or an answer, is there."""
-        while (state := link.poll()) != POLL_OK:
-            if link.watched is not None and state == POLL_READ:
-                await link.readable()
-            else:
-                await self._socket(link.fileno(), write=state == POLL_WRITE)
+    async def close(self) -> None:
+        """Wait for the queries in flight and in line, then close every connection.
 
-    async def _socket(self, fd: int, *, write: bool) -> None:
-        """Wait until the socket can be written to, or else read from."""
-        loop = asyncio.get_running_loop()
-        watch, unwatch = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
-        ready: asyncio.Future[None] = loop.create_future()
-        try:
-            watch(fd, _wake, ready)
-        except NotImplementedError:  # the event loop that is usual on Windows
-            readable, writable = ([], [fd]) if write else ([fd], [])
-            # In short turns: a thread cannot be cancelled, and the next query may need it. Windows
-            # tells of a connection that was refused in the third list.
-            while not any(await loop.run_in_executor(self._threads, select.select, readable, writable, writable, 0.1)):
-                pass
-            return
-        try:
-            await ready
-        finally:
-            unwatch(fd)
+        From now on `fetch` raises DatabaseUnavailable at once.
+        """
+        self._closed = True
+        for _ in range(self._size):
+            await self._places.acquire()
+        self._end_idle()
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().end()
 
 
 class _Link(connection):
-    """A connection of the pool. Once it is open, the event loop watches its socket until its end."""
+    """A connection of the pool.
 
-    watched: int | None = None  # the socket
-    _waiter: asyncio.Future[None] | None = None
+    The event loop must never watch a number that by now is somebody else's socket. libpq changes its
+    socket while it connects, and closes it as it likes. So until a connection is open, its socket is
+    watched for one wait at a time; from then on until `end`, where the loop forgets it before anything
+    else can open a socket. (To begin and to end a watch for each query took a quarter of its time.)
+    """
+
+    _watched: int | None = None  # the socket
+    _waiter: asyncio.Future[None] | None = None  # of a query, for something to read
 
     def watch(self, idle: list["_Link"]) -> None:
-        """Watch the socket from now on. What there is to read without a query in flight ends the link."""
+        """Watch the open connection. What there is to read while it is among the idle ends it."""
 
         def on_readable() -> None:
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
-            elif self in idle and _is_readable(fd):  # or it was, until a moment ago
+            elif self in idle and _is_ready(fd):  # or it was, until a moment ago
                 idle.remove(self)
                 self.end()
 
         fd: int = self.fileno()
         with suppress(NotImplementedError):
             asyncio.get_running_loop().add_reader(fd, on_readable)
-            self.watched = fd
+            self._watched = fd
 
-    async def readable(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+    async def finish(self) -> None:
+        """Wait until what was asked for, a connection or an answer, is there."""
+        while (state := self.poll()) != POLL_OK:
+            if self._watched is not None and state == POLL_READ:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+            else:
+                await _until_ready(self.fileno(), write=state == POLL_WRITE)
 
     def end(self) -> None:
-        """Close it. The loop must forget the socket at once: its number soon belongs to another."""
-        if self.watched is not None:
-            asyncio.get_running_loop().remove_reader(self.watched)
-            self.watched = None
+        """Close it, and watch it no more."""
+        if self._watched is not None:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = None
         self.close()
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+async def _until_ready(fd: int, *, write: bool) -> None:
+    """Wait until the socket can be written to, or else read from."""
+    loop = asyncio.get_running_loop()
+    watch, unwatch = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
+    ready = asyncio.Event()
+    try:
+        watch(fd, ready.set)
+    except NotImplementedError:  # the event loop that is usual on Windows
+        while not _is_ready(fd, write=write):  # noqa: ASYNC110  # nobody would set an event
+            await asyncio.sleep(0.005)
+        return
+    try:
+        await ready.wait()
+    finally:
+        unwatch(fd)
 
 
-def _send(link: connection, sql: str, values: dict[str, Any], deadline: float) -> cursor:
-    left = max(1, int(1000 * (deadline - asyncio.get_running_loop().time())))  # 0 would be for ever
-    answer = link.cursor()
-    answer.execute(f"SET LOCAL statement_timeout = {left}; {sql}", values)
-    return answer
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _is_readable(fd: int) -> bool:
-    """Whether there is something to read, the end included. Asks the kernel, does not wait."""
-    if sys.platform == "win32":
-        return bool(select.select([fd], [], [], 0)[0])
+def _is_ready(fd: int, *, write: bool = False) -> bool:
+    """Whether the socket can be written to, or else read from, its end included. Does not wait."""
+    if sys.platform == "win32":  # where the third list tells of a connection that was refused
+        return any(select.select([] if write else [fd], [fd] if write else [], [fd], 0))
     poll = select.poll()  # select() takes no socket above 1,023
-    poll.register(fd, select.POLLIN)
+    poll.register(fd, select.POLLOUT if write else select.POLLIN)
     return bool(poll.poll(0))
 
 
-async def _addresses(target: dict[str, Any]) -> dict[str, str]:
-    """Look up the hosts of `target`: what to add so that libpq need not do it.
+async def _with_addresses(target: dict[str, Any]) -> dict[str, Any]:
+    """Return `target` with the addresses of its hosts.
 
-    A host with two addresses becomes two hosts with one each, which libpq tries in turn; in any
-    order, so that one which is silent does not stand before the others every time. The name stays
+    libpq would look the names up while it holds Python's global lock, which stops every other
+    request. A host with two addresses becomes two hosts with one each, which libpq tries in turn; in
+    any order, so that one which is silent does not stand before the others every time. The name stays
     beside its address, for TLS and the password file. Raises socket.gaierror when no host has an
     address.
     """
-    hosts = target.get("host") or os.environ.get("PGHOST", "")
-    if not hosts or "hostaddr" in target:
-        return {}
-    ports = (target.get("port") or os.environ.get("PGPORT", "")).split(",")
+    if "host" not in target or "hostaddr" in target:
+        return target
     found: list[tuple[str, str, str]] = []
     unknown = None
-    for number, host in enumerate(hosts.split(",")):
-        port = ports[number % len(ports)]
+    for host, port in zip(target["host"].split(","), cycle(target.get("port", "").split(",")), strict=False):
         if host.startswith(("/", "@")) or not host:  # a Unix socket
             found.append((host, "", port))
             continue
@@ -281,8 +236,13 @@ async def _addresses(target: dict[str, Any]) -> dict[str, str]:
             found += [(host, str(address[0]), port) for *_, address in answers]
     if unknown and not found:
         raise unknown
-    names, addresses, ports_found = (",".join(column) for column in zip(*found, strict=True))
-    return {"host": names, "hostaddr": addresses, "port": ports_found}
+    hosts, addresses, ports = (",".join(column) for column in zip(*found, strict=True))
+    # None as the port lets libpq take its own, which PGPORT may say.
+    return target | {"host": hosts, "hostaddr": addresses, "port": ports if "port" in target else None}
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 # ---- The tables -----------------------------------------------------------------------------
@@ -291,6 +251,11 @@ async def _addresses(target: dict[str, Any]) -> dict[str, str]:
 def engine(dsn: str) -> Engine:
     """SQLAlchemy's way to `dsn`, for migrations alone. libpq reads the URL, as it does elsewhere."""
     return create_engine("postgresql+psycopg2://", creator=lambda: _connected(dsn), poolclass=NullPool)
+
+
+def _connected(dsn: str) -> connection:
+    link: connection = psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT} | parse_dsn(dsn))
+    return link
 
 
 def create_tables(dsn: str) -> None:
@@ -315,7 +280,12 @@ def create_tables(dsn: str) -> None:
 
 def _migrate(dsn: str) -> None:
     known = {path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
-    version = _schema_version(dsn)
+    version = None
+    with closing(_connected(dsn)) as link, link.cursor() as answer:
+        answer.execute("SELECT to_regclass('alembic_version')")  # asking the table itself would be an error in the log
+        if answer.fetchone() != (None,):
+            answer.execute("SELECT version_num FROM alembic_version")
+            (version,) = answer.fetchone() or (None,)
     if version == max(known):
         return  # without Alembic, which takes 8 MB and a quarter of the time of a start
     if version is not None and version not in known:
@@ -330,19 +300,3 @@ def _migrate(dsn: str) -> None:
     config = Config(attributes={"dsn": dsn})
     config.set_main_option("script_location", str(MIGRATIONS))
     command.upgrade(config, max(known))
-
-
-def _schema_version(dsn: str) -> str | None:
-    """The number of the migration that the database is at, or None before the first."""
-    with closing(_connected(dsn)) as link, link.cursor() as answer:
-        answer.execute("SELECT to_regclass('alembic_version')")  # asking the table itself would be an error in the log
-        if answer.fetchone() == (None,):
-            return None
-        answer.execute("SELECT version_num FROM alembic_version")
-        row: tuple[str] | None = answer.fetchone()
-        return row[0] if row else None
-
-
-def _connected(dsn: str) -> connection:
-    link: connection = psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT} | parse_dsn(dsn))
-    return link

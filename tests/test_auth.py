@@ -476,7 +476,9 @@ def test_a_slow_issuer_delays_no_request(settings: Settings, issuer: Issuer, url
         issuer.delay = 0
 
 
-def test_an_issuer_that_is_down_for_a_day_is_asked_on_at_most_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_issuer_that_is_down_for_a_day_is_asked_on_at_most_every_30_seconds(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -488,10 +490,9 @@ def test_an_issuer_that_is_down_for_a_day_is_asked_on_at_most_every_30_seconds(m
         raise OSError("nobody answers")
 
     monkeypatch.setattr(auth.asyncio, "sleep", sleep)
-    monkeypatch.setattr(auth.KeySet, "_fetch", down)
-    keys = auth.KeySet("http://127.0.0.1:9/jwks")
+    monkeypatch.setattr(auth.IssuerTokens, "_fetch", down)
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(keys.keep_fresh(auth.Tokens(keys, issuer="", audience="")))
+        asyncio.run(auth.IssuerTokens(settings).keep_fresh())
     assert pauses[:6] == [1, 2, 4, 8, 16, 30]
     assert set(pauses[5:]) == {30}
 
