@@ -100,10 +100,15 @@ async def handle_unexpected(request: Request, _error: Exception) -> Response:
     return _problem(request.scope, 500, "Something went wrong in the service.")
 
 
+def routed_path(scope: Scope) -> str:
+    """The path that the routes are tried with: without the one that the whole service is mounted at."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
 def _methods(request: Request) -> list[str]:
     """All methods of all routes that have this path (RFC 9110, section 15.5.6)."""
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    found = [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    path, routes = routed_path(request.scope), request.app.routes
+    found = [route for route in routes if isinstance(route, Route) and route.path_regex.match(path)]
     return sorted({method for route in found for method in route.methods or ()})
 
 
@@ -128,7 +133,7 @@ class AnswerMiddleware:
             nonlocal begun, replaced
             if message["type"] == "http.response.start":
                 begun = True
-                under_api = scope["path"].startswith(scope.get("root_path", "") + "/api/")
+                under_api = routed_path(scope).startswith("/api/")
                 message["headers"] = [*message["headers"], *(IN_COMMON_UNDER_API if under_api else IN_COMMON)]
                 replaced = message["status"] >= 400 and (b"content-type", MEDIA_TYPE.encode()) not in message["headers"]
                 if replaced:

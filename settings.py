@@ -46,7 +46,7 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _is_postgresql(cls, value: SecretStr) -> SecretStr:
+    def _check_database_url(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value().strip()
         if url and not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("it must be empty or start with postgresql:// or postgres://")
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
 
     @field_validator("auth_secret")
     @classmethod
-    def _is_long_and_alone(cls, value: SecretStr, others: ValidationInfo) -> SecretStr:
+    def _check_secret(cls, value: SecretStr, others: ValidationInfo) -> SecretStr:
         secret = value.get_secret_value()
         if secret and others.data.get("auth_jwks_url"):
             raise ValueError("it must be empty where AUTH_JWKS_URL is set")
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
 
     @field_validator("auth_issuer", "auth_audience")
     @classmethod
-    def _is_set_with_jwks_url(cls, value: str, others: ValidationInfo) -> str:
+    def _check_claims(cls, value: str, others: ValidationInfo) -> str:
         if others.data.get("auth_jwks_url") and not value:
             raise ValueError("it must be set where AUTH_JWKS_URL is")
         return value

@@ -28,8 +28,7 @@ class OwnerMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-        if scope["type"] == "http" and path.startswith("/api/"):
+        if scope["type"] == "http" and (path := errors.routed_path(scope)).startswith("/api/"):
             request = Request(scope)
             try:
                 user = scope["app"].state.tokens.user(request.headers.getlist("authorization"))

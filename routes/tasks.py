@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, TypeVar, TypeVarTuple
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
 
@@ -21,14 +21,13 @@ import errors
 import queries
 import schemas
 from errors import declared, with_headers
-from queries import Statement
+from queries import Columns, Statement
 from routes import API_ROUTER
 from schemas import IdempotencyKey, TaskId, TaskInput, TaskPatch, UserId
 
 TAG = {"name": "tasks", "description": "A user's tasks, one by one and many at once."}
 router = APIRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
 
-Columns = TypeVarTuple("Columns")
 WRITTEN = with_headers(200, "ETag") | declared(404, 412)
 GUARDED = {"parameters": [schemas.IF_MATCH]}
 
