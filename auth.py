@@ -27,6 +27,7 @@ logger = logging.getLogger("tasks")
 REMEMBERED = 5000  # verified tokens, at some 250 bytes each
 REFRESH = 300  # seconds between two looks at the keys of the issuer
 REFRESH_EARLY = 30  # and at least these, also when a token names a key that is not known
+FETCH_TIMEOUT = 5  # seconds that the issuer may take for an answer, and be silent for
 
 
 @asynccontextmanager
@@ -136,9 +137,14 @@ class IssuerTokens(Tokens):
                     await asyncio.wait_for(self._unknown_key.wait(), REFRESH - REFRESH_EARLY)
 
     def _fetch(self) -> Any:
+        give_up, body = time.monotonic() + FETCH_TIMEOUT, b""
         url = self._settings.auth_jwks_url
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  # http(s), by Settings
-            return json.loads(answer.read(1024 * 1024))  # what is longer is no list of keys
+        with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as answer:  # noqa: S310  # http(s), by Settings
+            while part := answer.read1():
+                body += part
+                if len(body) > 1024 * 1024 or time.monotonic() > give_up:  # the service could not end meanwhile
+                    raise ValueError("the answer is too long or takes too long")
+        return json.loads(body)
 
     def _take(self, shown: Any) -> None:
         usable = [key for key in jwt.PyJWKSet.from_dict(shown) if key.algorithm_name in self.ALGORITHMS]

@@ -44,6 +44,7 @@ class Issuer:
         self.keys = [public(ED25519, "EdDSA", "ed"), public(RSA, "RS256", "rsa"), public(EC, "ES256", "ec")]
         self.status = 200
         self.delay = 0.0
+        self.trickle = 0  # bytes, ten a second, before the answer
         self.asked = 0
         issuer = self
 
@@ -53,6 +54,9 @@ class Issuer:
                 time.sleep(issuer.delay)
                 self.send_response(issuer.status)
                 self.end_headers()
+                for _ in range(issuer.trickle):
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
                 self.wfile.write(json.dumps({"keys": issuer.keys}).encode())
 
             def log_message(self, *_: object) -> None:
@@ -474,6 +478,18 @@ def test_a_slow_issuer_delays_no_request(settings: Settings, issuer: Issuer, url
             answered += 1
         assert answered == 50
         issuer.delay = 0
+
+
+def test_an_issuer_that_trickles_does_not_keep_the_service_from_ending(
+    settings: Settings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "FETCH_TIMEOUT", 1)
+    issuer.trickle = 600
+    begin = time.monotonic()
+    with app_with(settings, auth_jwks_url=issuer.url):
+        while not issuer.asked:
+            time.sleep(0.01)
+    assert time.monotonic() - begin < 30
 
 
 def test_an_issuer_that_is_down_for_a_day_is_asked_on_at_most_every_30_seconds(
