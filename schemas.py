@@ -112,12 +112,25 @@ Order = Annotated[
 
 USER_ID = r"^[^/\x00-\x1f\x7f-\x9f]+$"
 UserId = Annotated[
-    str, Path(max_length=128, pattern=USER_ID, description="Whose tasks: opaque to this service.", examples=["alice"])
+    str,
+    Path(
+        min_length=1,
+        max_length=128,
+        pattern=USER_ID,
+        description="Whose tasks: 1 to 128 characters, opaque to this service.",
+        examples=["alice"],
+    ),
 ]
 TaskId = Annotated[UUID, Path(description="Which task.", examples=[AN_ID])]
 IdempotencyKey = Annotated[
     str | SkipJsonSchema[None],  # a header is there or not, it is never null
-    Header(max_length=255, pattern="^[!-~]+$", description="Sent again, it makes no second task.", examples=[AN_ID]),
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern="^[!-~]+$",
+        description="Any text of your own. The same key and body, sent again, make no second task.",
+        examples=[AN_ID],
+    ),
 ]
 
 
