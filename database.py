@@ -18,6 +18,7 @@ All of it together ends within `timeout` seconds, or `GRACE` later if the server
 
 import asyncio
 import logging
+import os
 import random
 import select
 import socket
@@ -63,8 +64,12 @@ class Database:
 
         A query gets `timeout` seconds, waiting in line and connecting included.
         """
-        # Kerberos would ask its own server while it holds Python's global lock.
-        self._target: dict[str, Any] = {"client_encoding": "UTF8", "gssencmode": "disable"} | parse_dsn(dsn)
+        self._target: dict[str, Any] = {
+            "host": os.environ.get("PGHOST"),  # which libpq would take as well, and then look up itself
+            "port": os.environ.get("PGPORT"),
+            "gssencmode": "disable",  # Kerberos would ask its own server while it holds Python's global lock
+            "client_encoding": "UTF8",
+        } | parse_dsn(dsn)
         self._size = size
         self._timeout = timeout
         self._places = asyncio.Semaphore(size)
@@ -130,6 +135,8 @@ class Database:
 
         From now on `fetch` raises DatabaseUnavailable at once.
         """
+        if self._closed:
+            return
         self._closed = True
         for _ in range(self._size):
             await self._places.acquire()
@@ -219,11 +226,11 @@ async def _with_addresses(target: dict[str, Any]) -> dict[str, Any]:
     beside its address, for TLS and the password file. Raises socket.gaierror when no host has an
     address.
     """
-    if "host" not in target or "hostaddr" in target:
+    if not target["host"] or "hostaddr" in target:
         return target
     found: list[tuple[str, str, str]] = []
     unknown = None
-    for host, port in zip(target["host"].split(","), cycle(target.get("port", "").split(",")), strict=False):
+    for host, port in zip(target["host"].split(","), cycle((target["port"] or "").split(",")), strict=False):
         if host.startswith(("/", "@")) or not host:  # a Unix socket
             found.append((host, "", port))
             continue
@@ -237,8 +244,7 @@ async def _with_addresses(target: dict[str, Any]) -> dict[str, Any]:
     if unknown and not found:
         raise unknown
     hosts, addresses, ports = (",".join(column) for column in zip(*found, strict=True))
-    # None as the port lets libpq take its own, which PGPORT may say.
-    return target | {"host": hosts, "hostaddr": addresses, "port": ports if "port" in target else None}
+    return target | {"host": hosts, "hostaddr": addresses, "port": ports}
 
 
 def _in_one_line(error: Exception) -> str:

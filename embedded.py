@@ -38,7 +38,9 @@ def start(folder: Path) -> str:
     The folder is made when it is not there; its parent must be.
     """
     _forget_the_dead(folder)
-    at = get_server(folder).get_postmaster_info()
+    server = get_server(folder, start=False)
+    server.start()  # also one that this process has left before, and that others may have stopped since
+    at = server.get_postmaster_info()
     host = quote(str(at.socket_dir or at.hostname), safe="")  # without Unix sockets, as on Windows, a name
     with PostgresServer._lock:
         _create_database(f"postgresql://postgres@/postgres?host={host}&port={at.port}")
@@ -66,9 +68,16 @@ def _forget_the_dead(folder: Path) -> None:
         if users.exists():
             living = [pid for pid in json.loads(users.read_text() or "[]") if psutil.pid_exists(pid)]
             users.write_text(json.dumps(living))
-        commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-        if not any(str(folder.resolve()) in command for command in commands):
-            (folder / "postmaster.pid").unlink(missing_ok=True)
+        server = folder / "postmaster.pid"
+        if server.exists() and not _serves(server.read_text().partition("\n")[0], folder):
+            server.unlink()
+
+
+def _serves(pid: str, folder: Path) -> bool:
+    try:
+        return str(folder.resolve()) in psutil.Process(int(pid)).cmdline()
+    except (ValueError, psutil.Error):
+        return False
 
 
 def _create_database(url: str) -> None:

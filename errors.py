@@ -139,7 +139,8 @@ class AnswerMiddleware:
                 if replaced:
                     headers = MutableHeaders(raw=message["headers"])
                     del headers["content-type"], headers["content-length"]
-                    await _problem(scope, message["status"], PLAIN[message["status"]], headers)(scope, receive, send)
+                    detail = PLAIN.get(message["status"], HTTPStatus(message["status"]).phrase)
+                    await _problem(scope, message["status"], detail, headers)(scope, receive, send)
             if not replaced:
                 await send(message)
 

@@ -73,6 +73,12 @@ def _from_digits(text: Any) -> Any:
     return int(text) if re.fullmatch("[0-9]{1,9}", text) else text  # pydantic alone takes 1.0 and 1_0 too
 
 
+def _true_or_false(text: Any) -> bool:
+    if text not in ("true", "false"):  # pydantic alone takes yes, on, 1 and more
+        raise PydanticCustomError("bool_parsing", "Input should be true or false")
+    return bool(text == "true")
+
+
 def _without_point(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # in JSON, 1.0 is an integer
 
@@ -83,9 +89,7 @@ Words = Annotated[
     AfterValidator(_has_a_word),
     Field(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x1c-\x1f\x85\x00][^\x00]*$"}),
 ]
-Flag = Annotated[
-    bool, BeforeValidator({"true": True, "false": False}.get), Field(strict=True)
-]  # in a URL, where pydantic would take 1, yes and on too
+Flag = Annotated[bool, BeforeValidator(_true_or_false)]  # in a URL
 Limit = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_from_digits)]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_to_utc)]
 Title = Annotated[str, *_trimmed(200, "Buy milk")]
@@ -112,25 +116,12 @@ Order = Annotated[
 
 USER_ID = r"^[^/\x00-\x1f\x7f-\x9f]+$"
 UserId = Annotated[
-    str,
-    Path(
-        min_length=1,
-        max_length=128,
-        pattern=USER_ID,
-        description="Whose tasks: 1 to 128 characters, opaque to this service.",
-        examples=["alice"],
-    ),
+    str, Path(min_length=1, max_length=128, pattern=USER_ID, description="Whose tasks.", examples=["alice"])
 ]
 TaskId = Annotated[UUID, Path(description="Which task.", examples=[AN_ID])]
 IdempotencyKey = Annotated[
     str | SkipJsonSchema[None],  # a header is there or not, it is never null
-    Header(
-        min_length=1,
-        max_length=255,
-        pattern="^[!-~]+$",
-        description="Any text of your own. The same key and body, sent again, make no second task.",
-        examples=[AN_ID],
-    ),
+    Header(min_length=1, max_length=255, pattern="^[!-~]+$", description="Any text of your own.", examples=[AN_ID]),
 ]
 
 

@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     auth_secret: SecretStr = SecretStr("")
     auth_issuer: str = Field(default="", validate_default=True)
     auth_audience: str = Field(default="", validate_default=True)
-    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(str.lower)] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lambda name: name.strip().lower())
+    ] = "info"
 
     @property
     def requires_tokens(self) -> bool:

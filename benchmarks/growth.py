@@ -160,7 +160,7 @@ def sorts_and_filters(side: Side) -> None:
         "completed": False,
         "priority": ["high"],
         "tag": ["home"],
-        "q": "%words% %done%",
+        "q": "words done",
         "due_before": datetime.now(UTC),
         "due_after": datetime.now(UTC),
         "updated_after": datetime.now(UTC),

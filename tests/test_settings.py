@@ -61,6 +61,12 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(
     assert "s3cret" not in sentence
 
 
+@pytest.mark.parametrize("value", ["WARNING", " warning", "warning\r"])
+def test_a_log_level_is_known_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LOG_LEVEL", value)
+    assert load_settings().log_level == "warning"
+
+
 def test_a_wrong_value_ends_start_up_without_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_TIMEOUT", "soon")
     command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"]

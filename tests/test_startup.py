@@ -23,7 +23,7 @@ from pydantic import SecretStr
 import embedded
 from main import create_app
 from settings import Settings
-from tests.servers import Service, load, service
+from tests.servers import HERE, Service, load, service
 
 
 def wait_for(log: list[str], text: str, times: int = 1) -> None:
@@ -126,6 +126,21 @@ def test_a_folder_with_any_name_will_do(new_folder: Path) -> None:
     psycopg2.connect(embedded.start(folder / "data")).close()
     embedded.stop(folder / "data")
     assert not (folder / "data/postmaster.pid").exists()
+
+
+def test_who_leaves_a_shared_embedded_server_and_comes_back_keeps_it_running(new_folder: Path) -> None:
+    folder = new_folder / str(uuid4())
+    embedded.start(folder)
+    user = f"folder = pathlib.Path({str(folder)!r}); print(embedded.start(folder)); input(); embedded.stop(folder)"
+    command = [sys.executable, "-u", "-c", f"import embedded, pathlib; {user}"]
+    with subprocess.Popen(command, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline()
+        embedded.stop(folder)
+        url = embedded.start(folder)
+        other.communicate(b"\n", timeout=30)
+    psycopg2.connect(url).close()
+    embedded.stop(folder)
 
 
 def test_a_start_that_fails_leaves_no_server_behind(checkout: Path) -> None:
