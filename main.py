@@ -35,11 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="A flat, minimal task service: one request is one round trip to PostgreSQL.",
         servers=[{"url": "/", "description": "Wherever this document was answered."}],
         openapi_tags=[health.TAG, tasks.TAG, users.TAG],
-        telemetry={
-            "tracing": False,
-            "metrics": False,
-            "logs": False,
-        },  # else it looks for a tracer at every request: 6 % of a read
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # else a tracer is looked for: 6 % of a read
         redirect_slashes=False,  # the redirect would go wherever the Host header says
         middleware=_middleware(settings),
         exception_handlers={
