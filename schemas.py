@@ -150,6 +150,7 @@ SORTS: dict[str, Any] = {
     "title": NoNul,
     "order": Order | None,
 }
+# Types that are made at run time, here and for `sort` below, are none to mypy.
 PLACES = {name: TypeAdapter[Any](tuple[kind, UUID]) for name, kind in SORTS.items()}  # type: ignore[valid-type]
 REPEATABLE = {"priority", "tag"}  # the filters that take several values
 CHECKSUM_BYTES = 9

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -140,14 +141,14 @@ def test_the_page_does_the_same_in_a_browser_on_another_origin(
     assert said == ["This task has been changed elsewhere."]
 
 
-def test_the_examples_are_served_by_the_command() -> None:
-    ((command, path),) = re.findall(
-        r"^(python3 -m http\.server 3000 .*?) +# then http://localhost:3000(\S*)$", README, re.M
-    )
+@contextmanager
+def first_line(command: list[str], folder: Path, **environment: str) -> Iterator[str]:
+    """Run a program while the test does; yield the first line that it prints."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BETTER_AUTH")}
     process = subprocess.Popen(
-        command.replace(" 3000 ", " 0 ").split(),
-        cwd=HERE,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        command,
+        cwd=folder,
+        env=inherited | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -155,12 +156,20 @@ def test_the_examples_are_served_by_the_command() -> None:
     assert process.stdout is not None
     with process, process.stdout:
         try:
-            found = re.search(r"port (\d+)", process.stdout.readline())
-            assert found
-            page = httpx2.get(f"http://127.0.0.1:{found[1]}{path}")
-            assert page.text == (HERE / "examples/todo.html").read_text()
+            yield process.stdout.readline()
         finally:
             process.terminate()
+
+
+def test_the_examples_are_served_by_the_command() -> None:
+    ((command, path),) = re.findall(
+        r"^(python3 -m http\.server 3000 .*?) +# then http://localhost:3000(\S*)$", README, re.M
+    )
+    with first_line(command.replace(" 3000 ", " 0 ").split(), HERE, PYTHONUNBUFFERED="1") as line:
+        found = re.search(r"port (\d+)", line)
+        assert found, line
+        page = httpx2.get(f"http://127.0.0.1:{found[1]}{path}")
+        assert page.text == (HERE / "examples/todo.html").read_text()
 
 
 # ---- Better Auth ----------------------------------------------------------------------------
@@ -174,23 +183,10 @@ def nextjs(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "auth.ts").write_text(lib)
     (tmp_path / "route.mjs").write_text(route.replace("@/lib/auth", "./auth.mjs"))
     (tmp_path / "server.mjs").write_text(NEXTJS)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BETTER_AUTH")}
-    process = subprocess.Popen(
-        ["node", "server.mjs"],
-        cwd=tmp_path,
-        env=environment | {"NODE_ENV": "test", "BETTER_AUTH_SECRET": uuid4().hex, "BETTER_AUTH_TELEMETRY": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    with process, process.stdout:
-        try:
-            line = process.stdout.readline()
-            assert line.startswith("READY "), line
-            yield line.split()[1]
-        finally:
-            process.terminate()
+    theirs = {"NODE_ENV": "test", "BETTER_AUTH_SECRET": uuid4().hex, "BETTER_AUTH_TELEMETRY": "0"}
+    with first_line(["node", "server.mjs"], tmp_path, **theirs) as line:
+        assert line.startswith("READY "), line
+        yield line.split()[1]
 
 
 def test_who_has_signed_in_with_better_auth_is_let_in(nextjs: str, database_url: str, context: BrowserContext) -> None:
