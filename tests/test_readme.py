@@ -278,3 +278,15 @@ def test_make_run_serves_with_a_database_of_its_own_until_it_is_ended(checkout: 
                     process.kill()
     assert postgres_of(checkout) == []
     assert not [line for line in started.log if "Traceback" in line]
+
+
+def test_the_figures_are_those_of_the_results() -> None:
+    results = (HERE / "benchmarks/results.md").read_text().partition("\n## 64 connections")[2]
+    lines = re.findall(r"^\| (.*?) \| (.*)$", results.partition("\nRead one against")[0], re.MULTILINE)
+    measured = {name: re.findall(r"\*\*([\d.]+)\*\*", line) for name, line in lines}
+    rows = table(section("How fast it is"))
+    assert len(rows) == 6
+    for name, *shown in rows:
+        for figure, exact in zip(shown, measured[name], strict=True):
+            digits = len(figure.partition(".")[2])
+            assert abs(float(figure) - float(exact)) <= 0.5001 * 10**-digits, name
