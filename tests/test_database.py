@@ -409,7 +409,8 @@ def test_a_host_that_has_no_address_is_unavailable(run: Any) -> None:
 
 
 @behind_a_relay
-def test_a_slow_host_look_up_stops_nothing_else(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["address", "environment"])
+def test_a_slow_host_look_up_stops_nothing_else(database_url: str, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     real = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *more: Any, **named: Any) -> Any:
@@ -420,8 +421,15 @@ def test_a_slow_host_look_up_stops_nothing_else(database_url: str, monkeypatch: 
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
+    def address(relay: Relay) -> str:
+        dsn = relay.dsn("database.invalid")
+        if place == "address":
+            return dsn
+        monkeypatch.setenv("PGHOST", "database.invalid")
+        return make_dsn(**{name: value for name, value in parse_dsn(dsn).items() if name != "host"})
+
     async def scenario() -> None:
-        async with Relay(database_url) as relay, opened(relay.dsn("database.invalid")) as database:
+        async with Relay(database_url) as relay, opened(address(relay)) as database:
             asked = asyncio.ensure_future(database.fetch(READY))
             longest, last = 0.0, time.monotonic()
             while not asked.done():

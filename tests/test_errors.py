@@ -6,9 +6,11 @@ from uuid import uuid4
 
 import psycopg2
 import pytest
+from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 
 from database import Database
+from errors import AnswerMiddleware
 from main import create_app
 from settings import Settings
 from tests.conftest import Create, hold_to_contract
@@ -151,6 +153,13 @@ def test_a_database_that_does_not_answer_is_503(
     assert ask(broken, "GET", "/health").json() == {"status": "ok"}
     assert len(caplog.records) == 2
     assert all(record.message.startswith("Database unavailable: ") for record in caplog.records)
+
+
+def test_plain_text_of_any_refusal_becomes_a_problem() -> None:
+    answer = TestClient(AnswerMiddleware(PlainTextResponse("no", 429, {"Retry-After": "7"}))).get("/api/somebody")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, answer.json()["title"]) == (429, "Too Many Requests")
+    assert answer.headers["retry-after"] == "7"
 
 
 def test_a_service_that_runs_says_that_it_is_up_and_ready(client: TestClient) -> None:
