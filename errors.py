@@ -19,12 +19,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from database import DatabaseUnavailable
-from schemas import NO_NUL, Problem, ValidationProblem
+from schemas import MAX_ERRORS, NO_CONTROLS, TEXT, USER_ID, Problem, ValidationProblem
 
 logger = logging.getLogger("tasks")
 
 MEDIA_TYPE = "application/problem+json"
 MAX_BODY_SIZE = 1024 * 1024  # bytes
+# What a problem repeats of a request: characters of a path, and of each name in `loc`.
+MAX_PATH = 500  # the longest that is routed has 185, and what the service is mounted at
+MAX_NAME = 100
 RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; Python has these from 3.13 on
 IN_COMMON = [(b"x-content-type-options", b"nosniff")]
 IN_COMMON_UNDER_API = [*IN_COMMON, (b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
@@ -52,7 +55,7 @@ def _problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] 
         "title": RENAMED.get(status, HTTPStatus(status).phrase),
         "status": status,
         "detail": detail,
-        "instance": quote(scope["path"], safe="/:@!$&'()*+,;=-._~"),  # RFC 3986, section 3.3
+        "instance": quote(scope["path"][:MAX_PATH], safe="/:@!$&'()*+,;=-._~"),  # RFC 3986, section 3.3
     }
     # In ASCII: a name in `loc` may hold half a surrogate pair, which no UTF-8 can.
     return Response(json.dumps(body | more), status, headers, MEDIA_TYPE)
@@ -69,10 +72,27 @@ async def handle_http_exception(request: Request, error: HTTPException) -> Respo
 
 
 async def handle_invalid(request: Request, error: RequestValidationError) -> Response:
-    """Input that breaks a rule. The answer never shows the input, which may be anything."""
-    found = [{"loc": list(one["loc"]), "msg": _message(one), "type": one["type"]} for one in error.errors()]
-    detail = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)
-    return _problem(request.scope, 422, f"{detail}.", errors=found)
+    """Input that breaks a rule. The answer never shows the input, which may be anything, and of any length."""
+    broken = error.errors()
+    found = [
+        {"loc": [_in_short(name) for name in one["loc"]], "msg": _message(one), "type": one["type"]}
+        for one in broken[:MAX_ERRORS]
+    ]
+    said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found]
+    if len(broken) > MAX_ERRORS:
+        said.append(f"and {len(broken) - MAX_ERRORS} more")
+    return _problem(request.scope, 422, f"{'; '.join(said)}.", errors=found)
+
+
+def _in_short(name: str | int) -> str | int:
+    return f"{name[:MAX_NAME]}…" if isinstance(name, str) and len(name) > MAX_NAME else name
+
+
+OF_PATTERNS = {
+    NO_CONTROLS: "String should have no control characters",
+    TEXT: "String should have no control characters but tabs and line breaks",
+    USER_ID: "String should have no slash and no control characters",
+}
 
 
 def _message(error: dict[str, Any]) -> str:
@@ -80,8 +100,8 @@ def _message(error: dict[str, Any]) -> str:
         return "Input should be a JSON object, sent with Content-Type: application/json"
     if error["type"] == "uuid_parsing":  # shows the character that is wrong
         return "Input should be a UUID"
-    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NO_NUL:
-        return "String should not contain the character NUL"
+    if error["type"] == "string_pattern_mismatch":
+        return OF_PATTERNS.get(error["ctx"]["pattern"], str(error["msg"]))
     return str(error["msg"])
 
 

@@ -33,7 +33,12 @@ A_TIME = "2026-12-24T18:00:00.000000Z"
 
 # ---- Values ---------------------------------------------------------------------------------
 
-NO_NUL = r"^[^\x00]*$"  # which PostgreSQL's text cannot hold
+CONTROLS = r"\x00-\x1f\x7f-\x9f"
+NO_CONTROLS = rf"^[^{CONTROLS}]*$"
+TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # none but tab and line breaks
+# The whitespace that is no control character. `\s` is not the same in every language.
+BLANKS = r" \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+MAX_WORDS = 10  # of a search
 # RFC 3339, section 5.6: date, time and offset are all there. Pydantic alone would also take a
 # number, a date, or a time without seconds.
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -52,6 +57,12 @@ def _to_utc(value: datetime) -> datetime:
         raise PydanticCustomError("datetime_range", "Input should be within the years 1 to 9999 in UTC") from None
 
 
+def _has_few_words(value: str) -> str:
+    if len(value.split()) > MAX_WORDS:
+        raise PydanticCustomError("too_many_words", "String should have at most {most} words", {"most": MAX_WORDS})
+    return value
+
+
 def _has_a_word(value: str) -> str:
     if not value.split():
         raise PydanticCustomError("no_words", "String should have a word in it")
@@ -59,14 +70,18 @@ def _has_a_word(value: str) -> str:
 
 
 def _trimmed(most: int, example: str) -> tuple[Any, ...]:
-    """What makes a str one of 1 to `most` characters after trimming, without a NUL."""
-    # For OpenAPI in one pattern, because `maxLength` counts before trimming. In JSON Schema U+0085
-    # is no space, as it is in JavaScript; here it is trimmed.
-    edge = r"[^\s\x85\x00]"
-    pattern = rf"^[\s\x85]*{edge}([^\x00]{{0,{most - 2}}}{edge})?[\s\x85]*$"
-    says = {"description": f"1 to {most} characters after trimming.", "examples": [example]}
-    constraints = StringConstraints(strip_whitespace=True, min_length=1, max_length=most, pattern=NO_NUL)
-    return constraints, WithJsonSchema({"type": "string", "pattern": pattern} | says)
+    """What makes a str one of 1 to `most` characters after trimming, with no control character."""
+    # For OpenAPI in one pattern, because `maxLength` counts before trimming. Not for answers: older
+    # tasks may hold control characters.
+    edge, blanks = f"[^{CONTROLS}{BLANKS}]", rf"[\t-\r\x85{BLANKS}]*"
+    pattern = f"^{blanks}{edge}([^{CONTROLS}]{{0,{most - 2}}}{edge})?{blanks}$"
+    says = {"description": f"1 to {most} characters after trimming, no control characters.", "examples": [example]}
+    answered = {"type": "string", "minLength": 1, "maxLength": most} | says
+    return (
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=most, pattern=NO_CONTROLS),
+        WithJsonSchema({"type": "string", "pattern": pattern} | says, mode="validation"),
+        WithJsonSchema(answered, mode="serialization"),
+    )
 
 
 def _from_digits(text: Any) -> Any:
@@ -83,24 +98,40 @@ def _without_point(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # in JSON, 1.0 is an integer
 
 
-NoNul = Annotated[str, StringConstraints(pattern=NO_NUL)]
-Words = Annotated[
-    NoNul,
-    AfterValidator(_has_a_word),
-    Field(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x1c-\x1f\x85\x00][^\x00]*$"}),
+WORD, SPACE = f"[^{CONTROLS}{BLANKS}]+", rf"[\t\n\r{BLANKS}]"
+SOME_WORDS = f"{WORD}({SPACE}+{WORD}){{0,{MAX_WORDS - 1}}}{SPACE}*"
+Search = Annotated[
+    str,
+    StringConstraints(pattern=TEXT, max_length=200),
+    AfterValidator(_has_few_words),
+    Field(json_schema_extra={"pattern": f"^{SPACE}*({SOME_WORDS})?$"}),
+]
+SearchWithAWord = Annotated[
+    Search, AfterValidator(_has_a_word), Field(json_schema_extra={"pattern": f"^{SPACE}*{SOME_WORDS}$"})
 ]
 Flag = Annotated[bool, BeforeValidator(_true_or_false)]  # in a URL
 Limit = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_from_digits)]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_to_utc)]
 Title = Annotated[str, *_trimmed(200, "Buy milk")]
+ABOUT: dict[str, Any] = {
+    "description": "At most 2,000 characters, no control characters but tabs and line breaks.",
+    "examples": ["Two litres, the blue one"],
+}
 Description = Annotated[
-    NoNul, Field(max_length=2000, description="At most 2,000 characters.", examples=["Two litres, the blue one"])
+    str,
+    StringConstraints(max_length=2000, pattern=TEXT),
+    Field(**ABOUT),
+    WithJsonSchema({"type": "string", "maxLength": 2000} | ABOUT, mode="serialization"),  # see above
 ]
 Completed = Annotated[bool, Field(strict=True, description="Whether it is done.")]
 Tag = Annotated[str, *_trimmed(50, "home")]
 Tags = Annotated[
     list[Tag],
-    Field(max_length=20, description="At most 20, each 1 to 50 characters after trimming.", examples=[["home"]]),
+    Field(
+        max_length=20,
+        description="At most 20, each 1 to 50 characters after trimming, no control characters.",
+        examples=[["home"]],
+    ),
     AfterValidator(lambda tags: list(dict.fromkeys(tags))),  # without duplicates
 ]
 DueDate = Annotated[
@@ -130,8 +161,12 @@ def _parameter(place: str, name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": place, "description": schema.get("description", ""), "schema": schema}
 
 
+MAX_ETAGS = 8192  # characters of a condition
+
+
 def _etag(name: str, description: str) -> dict[str, Any]:
-    return _parameter("header", name, {"type": "string", "description": description, "examples": ['"42"']})
+    schema = {"type": "string", "maxLength": MAX_ETAGS, "description": description, "examples": ['"42"']}
+    return _parameter("header", name, schema)
 
 
 # For OpenAPI alone: any text may be sent, and one that is no ETag matches none. To have FastAPI
@@ -147,14 +182,16 @@ SORTS: dict[str, Any] = {
     "updated_at": Timestamp,
     "due_date": Timestamp | None,
     "priority": Priority,
-    "title": NoNul,
+    "title": Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")],  # older ones hold others
     "order": Order | None,
 }
 # Types that are made at run time, here and for `sort` below, are none to mypy.
 PLACES = {name: TypeAdapter[Any](tuple[kind, UUID]) for name, kind in SORTS.items()}  # type: ignore[valid-type]
 REPEATABLE = {"priority", "tag"}  # the filters that take several values
+MAX_REPEATED = 100
+MAX_QUERY = 4096  # characters of all parameters but the cursor: `Link` repeats them, and proxies take 8 KiB
 CHECKSUM_BYTES = 9
-WORDS = "Words that are all in title or description, whatever the case."
+WORDS = "At most 10 words, all of them in title or description, whatever the case."
 
 
 class Filters(BaseModel):
@@ -163,9 +200,13 @@ class Filters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     completed: Flag | MISSING = Field(MISSING, description="Whether they are done.")
-    priority: list[Priority] | MISSING = Field(MISSING, description="Repeat for any of several.", examples=[["high"]])
-    tag: list[Tag] | MISSING = Field(MISSING, description="Repeat for all of several.", examples=[["home"]])
-    q: NoNul | MISSING = Field(MISSING, description=WORDS, examples=["milk eggs"])
+    priority: Annotated[list[Priority], Field(max_length=MAX_REPEATED)] | MISSING = Field(
+        MISSING, description="Repeat for any of several.", examples=[["high"]]
+    )
+    tag: Annotated[list[Tag], Field(max_length=MAX_REPEATED)] | MISSING = Field(
+        MISSING, description="Repeat for all of several.", examples=[["home"]]
+    )
+    q: Search | MISSING = Field(MISSING, description=WORDS, examples=["milk eggs"])
     due_before: Timestamp | MISSING = Field(MISSING, description="Due earlier than this.", examples=[A_TIME])
     due_after: Timestamp | MISSING = Field(MISSING, description="Due later than this.", examples=[A_TIME])
     updated_after: Timestamp | MISSING = Field(MISSING, description="Changed later than this.", examples=[A_TIME])
@@ -178,7 +219,7 @@ class Filters(BaseModel):
 class Selection(Filters):
     """Which tasks to change or delete. A search without a word, which would be for all, is refused."""
 
-    q: Words | MISSING = Field(MISSING, description=WORDS, examples=["milk eggs"])
+    q: SearchWithAWord | MISSING = Field(MISSING, description=WORDS, examples=["milk eggs"])
 
 
 class ListQuery(Filters):
@@ -196,7 +237,8 @@ class ListQuery(Filters):
 
     def cursor_after(self, task: dict[str, Any], user_id: str) -> str:
         """Return the cursor of the page that begins behind `task`, as it was answered."""
-        return self._cursor(json.dumps([task[self.sort.removeprefix("-")], task["id"]]).encode(), user_id)
+        place = json.dumps([task[self.sort.removeprefix("-")], task["id"]], ensure_ascii=False)
+        return self._cursor(place.encode(), user_id)
 
     def place(self, user_id: str) -> tuple[Any, UUID]:
         """Return what the cursor holds: the value that is sorted by, and the id.
@@ -308,7 +350,7 @@ class Summary(BaseModel):
     pending: int = Field(description="Not done.", examples=[7])
     overdue: int = Field(description="Not done, and the due date has passed.", examples=[2])
     priorities: PriorityCounts = Field(description="Of each priority.")
-    tags: dict[str, int] = Field(description="With each tag.", examples=[{"home": 3, "work": 9}])
+    tags: dict[str, int] = Field(description="With each tag, the 1,000 most used.", examples=[{"home": 3, "work": 9}])
 
 
 class Problem(BaseModel):
@@ -319,6 +361,9 @@ class Problem(BaseModel):
     status: int = Field(description="The HTTP status, once more.", examples=[404])
     detail: str = Field(description="What was wrong, for people.", examples=["There is no such task."])
     instance: str = Field(description="The path that was asked for.", examples=["/api/alice/tasks"])
+
+
+MAX_ERRORS = 20
 
 
 class InputError(BaseModel):
@@ -332,7 +377,7 @@ class InputError(BaseModel):
 class ValidationProblem(Problem):
     """A problem with the input: one entry in `errors` for each rule it breaks."""
 
-    errors: list[InputError] = Field(description="The rules that the input breaks.")
+    errors: list[InputError] = Field(max_length=MAX_ERRORS, description="The rules that the input breaks, at most 20.")
 
 
 class Health(BaseModel):

@@ -1,7 +1,10 @@
 """Bad input gets a clear 422 and changes nothing."""
 
+from contextlib import closing
+from typing import Any
 from uuid import uuid4
 
+import psycopg2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -70,6 +73,68 @@ def test_a_field_that_breaks_a_rule_is_refused_and_changes_nothing(
         assert answer.json()["errors"][0]["loc"][:2] == ["body", name]
         assert name in answer.json()["detail"]
     assert client.get(url).json() == [task]
+
+
+# C0, DEL and C1 (Unicode, chapter 23.1)
+CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
+TAB_AND_LINE_BREAKS = "\t\n\r"
+TRIMMED = "\t\n\v\f\r\x85"
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+def test_control_characters_are_refused_but_tab_and_line_breaks_in_descriptions(
+    client: TestClient, url: str, create: Create, control: str
+) -> None:
+    task = create()
+    path, text = local(task["url"]), f"a{control}b"
+    fields: list[tuple[str, Any]] = [("title", text), ("tags", ["home", text]), ("description", text)]
+    if control in TAB_AND_LINE_BREAKS:
+        task = client.patch(path, json={"description": text}).json()
+        assert task["description"] == text
+        del fields[-1]
+    for name, value in fields:
+        for method, where in (("POST", url), ("PUT", path), ("PATCH", path), ("PATCH", url)):
+            answer = client.request(method, where, json={"title": "x", name: value})
+            assert answer.status_code == 422
+            assert answer.json()["errors"][0]["loc"][:2] == ["body", name]
+            assert "control characters" in answer.json()["detail"]
+    assert client.get(url).json() == [task]
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+def test_whitespace_around_a_title_or_tag_is_trimmed_first(client: TestClient, url: str, control: str) -> None:
+    answer = client.post(url, json={"title": f"{control}x{control}", "tags": [f"{control}x{control}"]})
+    if control in TRIMMED:
+        assert (answer.json()["title"], answer.json()["tags"]) == ("x", ["x"])
+    else:
+        assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+def test_a_filter_takes_the_characters_that_a_task_may_have(client: TestClient, url: str, control: str) -> None:
+    assert client.get(url, params={"tag": f"a{control}b"}).status_code == 422
+    searched = 200 if control in TAB_AND_LINE_BREAKS else 422
+    assert client.get(url, params={"q": f"a{control}b"}).status_code == searched
+    assert client.delete(url, params={"q": f"a{control}b"}).status_code == searched
+
+
+def test_a_task_with_control_characters_from_before_can_still_be_used(
+    client: TestClient, url: str, user: str, create: Create, database_url: str
+) -> None:
+    task, other = create(title="a"), create(title="z")
+    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
+        statement = "UPDATE tasks SET title = %s, tags = %s, description = %s WHERE user_id = %s AND id = %s"
+        cursor.execute(statement, ["a\x1b[2J", ["\x07"], "\x7f\x9b", user, task["id"]])
+    path = local(task["url"])
+    task |= {"title": "a\x1b[2J", "tags": ["\x07"], "description": "\x7f\x9b"}
+    assert client.get(path).json() == task
+    first = client.get(f"{url}?sort=title&limit=1")
+    assert first.json() == [task]
+    assert client.get(local(first.links["next"]["url"])).json() == [other]
+    assert client.get(f"/api/{user}").json()["tags"] == {"\x07": 1}
+    changed = client.patch(path, json={"completed": True}).json()
+    assert changed["title"] == task["title"]
+    assert client.delete(path).json() == changed
 
 
 def test_a_whole_number_may_be_written_with_a_point(create: Create) -> None:

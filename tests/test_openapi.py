@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import TypeAdapter, ValidationError
 
+import schemas
 from tests.servers import HERE
 
 OPERATIONS = {
@@ -109,3 +111,45 @@ def test_a_patch_has_no_defaults_and_says_what_can_be_null(document: Any) -> Non
     for name, field in patch["properties"].items():
         assert "default" not in field
         assert can_be_null(field) is can_be_null(task["properties"][name]), name
+
+
+# All of the first planes of Unicode where there are control characters or whitespace, and some that are neither.
+CHARACTERS = [chr(code) for code in (*range(0x3100), 0xFEFF, 0xFFFD, 0x1F95B, 0x10FFFF)]
+
+
+def allows(schema: Any, text: str) -> bool:
+    """Whether the schema says that this string is one."""
+    pattern = schema["pattern"].replace("$", r"\Z")  # in Python alone, `$` is before a last line break too
+    return len(text) <= schema.get("maxLength", len(text)) and bool(re.search(pattern, text))
+
+
+@pytest.mark.parametrize("name", ["Title", "Tag", "Description", "Search", "SearchWithAWord"])
+def test_openapi_allows_exactly_the_strings_that_are_taken(name: str) -> None:
+    taken = TypeAdapter(getattr(schemas, name))
+    schema = taken.json_schema()
+    long = [
+        "",
+        "x" * 50,
+        "x" * 51,
+        "x" * 200,
+        "x" * 201,
+        "x" * 2000,
+        "x" * 2001,
+        "x " * 10,
+        "x " * 11,
+        f" {'x' * 200} ",
+    ]
+    texts = [form.replace("_", one) for one in CHARACTERS for form in ("_", "_x", "x_", "x_x", "x_" * 11)]
+    for text in [*long, *texts, *(f"{text}\n" for text in long)]:
+        try:
+            taken.validate_python(text)
+        except ValidationError:
+            assert not allows(schema, text), ascii(text)
+        else:
+            assert allows(schema, text), ascii(text)
+
+
+def test_openapi_allows_a_title_from_before_in_an_answer(document: Any) -> None:
+    for name, field in document["components"]["schemas"]["Task"]["properties"].items():
+        assert not has("pattern", field), name
+        assert not has("pattern", field.get("items", {})), name
