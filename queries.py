@@ -217,12 +217,28 @@ def _selected(filters: frozenset[str]) -> sa.ColumnElement[bool]:
     return sa.and_(MINE, *(FILTERS[name] for name in sorted(filters)))
 
 
+MAX_PAGE_SIZE = 2 * 1024 * 1024  # bytes of JSON
+
+
+def _fitting(task: sa.FromClause) -> sa.FromClause:
+    """The JSON of as many of these tasks as fit into a page, and of two more."""
+    # OFFSET 0 keeps PostgreSQL from making the JSON twice. The window needs no order of its own: it takes the
+    # rows as they come.
+    each = sa.select(_json(task).label("json")).offset(sa.literal_column("0")).subquery("each")
+    before = sa.func.sum(sa.func.octet_length(each.c.json)).over(rows=(None, -2))  # without the last
+    so_far = sa.select(each.c.json, sa.func.coalesce(before, 0).label("size")).subquery("so_far")
+    return sa.select(so_far.c.json).where(so_far.c.size <= MAX_PAGE_SIZE).subquery("fitting")
+
+
 @lru_cache(maxsize=512)
-def list_tasks(sort: str, filters: frozenset[str], *, after: bool, total: bool) -> Statement[str | None, int | None]:
+def list_tasks(
+    sort: str, filters: frozenset[str], *, after: bool, total: bool, long: bool = False
+) -> Statement[str | None, int | None]:
     """A page of the tasks that the filters select, in the order `sort`; the JSON of each.
 
     With `after` only those behind a place in that order. With `total` the second column is the
-    number that the filters select, and an empty page is one row of that number alone.
+    number that the filters select, and an empty page is one row of that number alone. With `long`
+    little more comes back than fits into MAX_PAGE_SIZE, which takes a tenth of the time.
     """
     name, descending = sort.removeprefix("-"), sort.startswith("-")
     order = (_sort_key(name, TASKS.c[name]), TASKS.c.id)
@@ -232,10 +248,11 @@ def list_tasks(sort: str, filters: frozenset[str], *, after: bool, total: bool) 
         here, place = sa.tuple_(*order), sa.tuple_(_sort_key(name, value), sa.bindparam("after_id", type_=sa.Uuid))
         page = page.where(here < place if descending else here > place)
     task = page.order_by(*(key.desc() if descending else key for key in order)).subquery("task")
+    shown, made = (fitting := _fitting(task), fitting.c.json) if long else (task, _json(task))
     if not total:
-        return _compiled(sa.select(_json(task), sa.null()))
+        return _compiled(sa.select(made, sa.null()))
     counted = sa.select(sa.func.count().label("total")).where(_selected(filters)).subquery("counted")
-    return _compiled(sa.select(_json(task), counted.c.total).select_from(counted.outerjoin(task, sa.true())))
+    return _compiled(sa.select(made, counted.c.total).select_from(counted.outerjoin(shown, sa.true())))
 
 
 @lru_cache(maxsize=512)
@@ -265,7 +282,9 @@ def _summary() -> Statement[str]:
         return sa.func.count().filter(condition)
 
     tag = sa.func.unnest(TASKS.c.tags).label("tag")
-    tags = sa.select(tag, sa.func.count().label("n")).where(MINE).group_by(tag).subquery("tags")
+    used = sa.select(tag, sa.func.count().label("n")).where(MINE).group_by(tag).subquery("all_tags")
+    most_used = sa.select(used.c.tag, used.c.n).order_by(used.c.n.desc(), used.c.tag.collate("C"))
+    tags = most_used.limit(sa.literal_column("1000")).subquery("tags")
     in_order = aggregate_order_by(tags.c.n, tags.c.tag.collate("C"))
     by_tag = sa.select(sa.func.coalesce(sa.func.json_object_agg(tags.c.tag, in_order), sa.literal_column("'{}'")))
     by_priority = [part for kind in Priority for part in (kind.value, number(TASKS.c.priority == kind))]

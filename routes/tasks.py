@@ -4,9 +4,11 @@ import hashlib
 import json
 import re
 import secrets
+from bisect import bisect
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from itertools import accumulate
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
@@ -15,6 +17,7 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import SkipJsonSchema
+from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 
 import errors
@@ -31,6 +34,8 @@ router = APIRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUT
 WRITTEN = with_headers(200, "ETag") | declared(404, 412)
 GUARDED = {"parameters": [schemas.IF_MATCH]}
 
+MAX_SHORT = 100  # a page of so many tasks is never much over queries.MAX_PAGE_SIZE: none has more than 22 KB
+
 # The most asked for come first: the router tries them in this order.
 
 
@@ -46,6 +51,7 @@ async def list_tasks(request: Request, user_id: UserId) -> Response:
     When more follow, `Link` has the address of the next page. Following it to the end gives each
     task once, also while others are added or removed.
     """
+    if_none_match = _etags(request, "if-none-match", "")
     query = _query(request, schemas.ListQuery)
     filters = query.given()
     values: dict[str, Any] = {"limit": query.limit + 1}  # one more than is shown tells whether more follow
@@ -55,18 +61,18 @@ async def list_tasks(request: Request, user_id: UserId) -> Response:
         except ValueError:
             raise errors.invalid(("query", "cursor"), "Cursor is not one of this list", "cursor") from None
     after = query.cursor is not None
-    statement = queries.list_tasks(query.sort, frozenset(filters), after=after, total=query.total)
+    long = query.limit > MAX_SHORT
+    statement = queries.list_tasks(query.sort, frozenset(filters), after=after, total=query.total, long=long)
     rows = await _fetch(request, statement, user_id=user_id, **values, **queries.filter_values(filters))
-    page = [task for task, _ in rows[: query.limit] if task is not None]
+    page, body = _page([task for task, _ in rows[: query.limit] if task is not None])
     headers = {"X-Total-Count": str(rows[0][1])} if query.total else {}
-    if len(rows) > query.limit:
+    if page and len(rows) > len(page):
         cursor = query.cursor_after(json.loads(page[-1]), user_id)
-        others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+        others = _beside_cursor(request)
         next_page = f"{_tasks_url(request, user_id)[:-1]}?{urlencode([*others, ('cursor', cursor)])}"
         headers["Link"] = f'<{next_page}>; rel="next"'
-    body = f"[{','.join(page)}]"
-    headers["ETag"] = f'"{hashlib.blake2b(body.encode(), digest_size=16).hexdigest()}"'
-    return _unless_same(request, body, headers)
+    headers["ETag"] = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
+    return _unless_same(if_none_match, body, headers)
 
 
 @router.post(
@@ -107,7 +113,8 @@ async def create_task(
 )
 async def read_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
     """One task."""
-    return _unless_same(request, *await _fetch_task(request, queries.READ_TASK, user_id=user_id, task_id=task_id))
+    if_none_match = _etags(request, "if-none-match", "")
+    return _unless_same(if_none_match, *await _fetch_task(request, queries.READ_TASK, user_id=user_id, task_id=task_id))
 
 
 @router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
@@ -180,6 +187,11 @@ def _query(request: Request, model: type[Query]) -> Query:
     FastAPI's `Query()` asks the model for the type of each of its fields at every request, which
     took a sixth of the time of a list. And of a parameter that is sent twice it takes the last.
     """
+    # Encoded, no byte becomes more than six.
+    longest = 6 * len(request.scope["query_string"])
+    if longest > schemas.MAX_QUERY and len(urlencode(_beside_cursor(request))) > schemas.MAX_QUERY:
+        msg = f"Query should have at most {schemas.MAX_QUERY:,} characters beside the cursor"
+        raise errors.invalid(("query",), msg, "query_too_long")
     values: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         if name in schemas.REPEATABLE:
@@ -192,6 +204,11 @@ def _query(request: Request, model: type[Query]) -> Query:
         return model.model_validate(values)
     except ValidationError as error:
         raise RequestValidationError([one | {"loc": ("query", *one["loc"])} for one in error.errors()]) from None
+
+
+def _beside_cursor(request: Request) -> list[tuple[str, str]]:
+    """Return the query parameters that `Link` repeats."""
+    return [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
 
 
 async def _check_that_there_is_no_body(request: Request) -> None:
@@ -227,6 +244,15 @@ async def _fetch_task(request: Request, statement: Statement[Any, Any], **values
     return task, {"ETag": f'"{version}"'}
 
 
+def _etags(request: Request, name: str, default: str) -> str:
+    """Return the header of this name; raise 422 for one that is too long."""
+    value = request.headers.get(name, default)
+    if len(value) > schemas.MAX_ETAGS:
+        msg = f"Header should have at most {schemas.MAX_ETAGS:,} characters"
+        raise errors.invalid(("header", name), msg, "string_too_long")
+    return value.strip()
+
+
 ETAGS = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
 
 
@@ -234,7 +260,7 @@ async def _write_task(
     request: Request, write: Callable[..., Statement[Any, Any]], **values: Any
 ) -> tuple[str, dict[str, str]]:
     """Return the task as `write` leaves it, like `_fetch_task`, if `If-Match` allows."""
-    if_match = request.headers.get("if-match", "*").strip()
+    if_match = _etags(request, "if-match", "*")
     if if_match != "*":
         # `W/` is passed over: a proxy that compresses adds it, and the version stays the same.
         values["versions"] = [int(version) for version in ETAGS.findall(if_match)]
@@ -247,15 +273,23 @@ async def _set_fields(request: Request, user_id: str, task_id: UUID, body: BaseM
     return _answer(*await _write_task(request, write, user_id=user_id, task_id=task_id, **values))
 
 
-def _unless_same(request: Request, body: str, headers: dict[str, str]) -> Response:
+def _page(tasks: list[str]) -> tuple[list[str], bytes]:
+    """Return as many of the tasks as fit into a page, but at least one, and their JSON array."""
+    body = f"[{','.join(tasks)}]".encode()
+    if len(body) <= queries.MAX_PAGE_SIZE or len(tasks) == 1:
+        return tasks, body
+    ends = accumulate((len(task.encode()) + 1 for task in tasks), initial=1)  # of the array behind each task
+    return _page(tasks[: max(1, bisect(list(ends), queries.MAX_PAGE_SIZE) - 1)])
+
+
+def _unless_same(if_none_match: str, body: str | bytes, headers: dict[str, str]) -> Response:
     """The answer to a read, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
-    if_none_match = request.headers.get("if-none-match", "").strip()
     if if_none_match == "*" or headers["ETag"] in if_none_match:
         return Response(status_code=304, headers=headers)
     return _answer(body, headers)
 
 
-def _answer(text: str, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+def _answer(text: str | bytes, headers: dict[str, str] | None = None, status: int = 200) -> Response:
     return Response(text, status, headers, "application/json")
 
 
@@ -277,7 +311,9 @@ def _tasks_url(request: Request, user_id: str) -> str:
     if scheme not in ("http", "https", "ws", "wss"):
         scheme = request.scope["scheme"]
     hosts = (_forwarded(request, "host"), request.headers.get("host", ""))
-    host = next(filter(HOST.fullmatch, hosts), None) or request.base_url.netloc
+    # Else its own: request.base_url would take a Host of any length, and each task repeats it.
+    own = dict(request.scope, headers=[], path="/", query_string=b"")
+    host = next(filter(HOST.fullmatch, hosts), None) or URL(scope=own).netloc
     root = request.scope.get("root_path", "")
     return f"{scheme.replace('ws', 'http')}://{host}{root}/api/{quote(user_id, safe='')}/tasks/"
 
