@@ -48,6 +48,7 @@ CONNECT_TIMEOUT = 10
 PAUSES = (0.5, 1, 2, 4)  # between attempts; the last one again and again
 
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
+VERSION_TABLE = "tasks_alembic_version"  # other applications have an `alembic_version`, perhaps in this database
 
 logger = logging.getLogger("tasks")
 
@@ -288,9 +289,9 @@ def _migrate(dsn: str) -> None:
     known = {path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
     version = None
     with closing(_connected(dsn)) as link, link.cursor() as answer:
-        answer.execute("SELECT to_regclass('alembic_version')")  # asking the table itself would be an error in the log
+        answer.execute(f"SELECT to_regclass('{VERSION_TABLE}')")  # asking the table itself would be an error in the log
         if answer.fetchone() != (None,):
-            answer.execute("SELECT version_num FROM alembic_version")
+            answer.execute(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608  # a constant
             (version,) = answer.fetchone() or (None,)
     if version == max(known):
         return  # without Alembic, which takes 8 MB and a quarter of the time of a start
