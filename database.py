@@ -67,12 +67,12 @@ class Database:
 
         A query gets `timeout` seconds, waiting in line and connecting included.
         """
-        self._target: dict[str, Any] = {
-            "host": os.environ.get("PGHOST"),  # which libpq would take as well, and then look up itself
-            "port": os.environ.get("PGPORT"),
-            "gssencmode": "disable",  # Kerberos would ask its own server while it holds Python's global lock
-        }
-        self._target |= parse_dsn(dsn) | ENCODING
+        target: dict[str, Any] = {"service": os.environ.get("PGSERVICE")} | parse_dsn(dsn)
+        if not target["service"]:  # which wins over these
+            names = ("host", "hostaddr", "port")  # libpq would take them as well, and then look a host up itself
+            target = {name: os.environ.get(f"PG{name.upper()}") for name in names} | target
+        # Kerberos would ask its own server while it holds Python's global lock.
+        self._target = {"gssencmode": "disable"} | target | ENCODING
         self._size = size
         self._timeout = timeout
         self._places = asyncio.Semaphore(size)
@@ -229,7 +229,7 @@ async def _with_addresses(target: dict[str, Any]) -> dict[str, Any]:
     beside its address, for TLS and the password file. Raises socket.gaierror when no host has an
     address.
     """
-    if not target["host"] or "hostaddr" in target:
+    if target["service"] or not target["host"] or target["hostaddr"]:  # what a service holds, libpq alone knows
         return target
     found: list[tuple[str, str, str]] = []
     unknown = None
