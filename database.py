@@ -47,7 +47,10 @@ START_TIMEOUT = 30
 CONNECT_TIMEOUT = 10
 PAUSES = (0.5, 1, 2, 4)  # between attempts; the last one again and again
 
+ENCODING = {"client_encoding": "UTF8"}  # whatever the address, the environment or the role asks for
+
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
+VERSION_TABLE = "tasks_alembic_version"  # other applications have an `alembic_version`, perhaps in this database
 
 logger = logging.getLogger("tasks")
 
@@ -64,12 +67,12 @@ class Database:
 
         A query gets `timeout` seconds, waiting in line and connecting included.
         """
-        self._target: dict[str, Any] = {
-            "host": os.environ.get("PGHOST"),  # which libpq would take as well, and then look up itself
-            "port": os.environ.get("PGPORT"),
-            "gssencmode": "disable",  # Kerberos would ask its own server while it holds Python's global lock
-            "client_encoding": "UTF8",
-        } | parse_dsn(dsn)
+        target: dict[str, Any] = {"service": os.environ.get("PGSERVICE")} | parse_dsn(dsn)
+        if not target["service"]:  # which wins over these
+            names = ("host", "hostaddr", "port")  # libpq would take them as well, and then look a host up itself
+            target = {name: os.environ.get(f"PG{name.upper()}") for name in names} | target
+        # Kerberos would ask its own server while it holds Python's global lock.
+        self._target = {"gssencmode": "disable"} | target | ENCODING
         self._size = size
         self._timeout = timeout
         self._places = asyncio.Semaphore(size)
@@ -226,7 +229,7 @@ async def _with_addresses(target: dict[str, Any]) -> dict[str, Any]:
     beside its address, for TLS and the password file. Raises socket.gaierror when no host has an
     address.
     """
-    if not target["host"] or "hostaddr" in target:
+    if target["service"] or not target["host"] or target["hostaddr"]:  # what a service holds, libpq alone knows
         return target
     found: list[tuple[str, str, str]] = []
     unknown = None
@@ -260,7 +263,7 @@ def engine(dsn: str) -> Engine:
 
 
 def _connected(dsn: str) -> connection:
-    link: connection = psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT} | parse_dsn(dsn))
+    link: connection = psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT} | parse_dsn(dsn) | ENCODING)
     return link
 
 
@@ -286,12 +289,20 @@ def create_tables(dsn: str) -> None:
 
 def _migrate(dsn: str) -> None:
     known = {path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
-    version = None
     with closing(_connected(dsn)) as link, link.cursor() as answer:
-        answer.execute("SELECT to_regclass('alembic_version')")  # asking the table itself would be an error in the log
-        if answer.fetchone() != (None,):
-            answer.execute("SELECT version_num FROM alembic_version")
-            (version,) = answer.fetchone() or (None,)
+        # Asking the version table itself, where there is none, would be an error in the server's log.
+        answer.execute(f"SELECT current_setting('server_encoding'), to_regclass('{VERSION_TABLE}')")
+        ((encoding, table),) = answer.fetchall()
+        if encoding != "UTF8":
+            raise SystemExit(
+                f"The database has encoding {encoding}, and a task may hold any text, which takes UTF8:"
+                " create a database with ENCODING 'UTF8'."
+            )
+        own_version = f"SELECT version_num FROM {VERSION_TABLE}" if table else "NULL"  # noqa: S608  # a constant
+        answer.execute(f"SELECT lower('Ä') = 'ä', ({own_version})")
+        ((knows_case, version),) = answer.fetchall()
+    if not knows_case:
+        logger.warning("lower('Ä') is not 'ä' in the database: q and sort=title ignore case for English letters only")
     if version == max(known):
         return  # without Alembic, which takes 8 MB and a quarter of the time of a start
     if version is not None and version not in known:

@@ -1,15 +1,25 @@
 """The settings of the service: one class, read once when the process starts."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 HERE = Path(__file__).resolve().parent
+ENV_FILES = (HERE / ".env", HERE / ".env.local")  # the last one wins
 EMBEDDED = HERE / ".postgres"  # the data of the PostgreSQL that is used without a DATABASE_URL
 
 # A browser sends `Origin: scheme://host[:port]` and nothing else (RFC 6454, section 6.2), so an
@@ -20,11 +30,11 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]+")
 class Settings(BaseSettings):
     """What can be set, with its default. A variable has the field's name in capitals.
 
-    The environment wins over `.env.local`, which wins over `.env`.
+    The environment wins over `.env.local`, which wins over `.env`; an empty value means the default.
     """
 
     model_config = SettingsConfigDict(
-        env_file=(HERE / ".env", HERE / ".env.local"),
+        env_file=ENV_FILES,
         extra="ignore",  # .env.local may be shared with the front end's tools
         hide_input_in_errors=True,  # a wrong DATABASE_URL still has its password in it
     )
@@ -45,6 +55,12 @@ class Settings(BaseSettings):
     def requires_tokens(self) -> bool:
         """Whether a request must say with a token who is asking, or the path is trusted."""
         return bool(self.auth_jwks_url or self.auth_secret.get_secret_value())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty(cls, values: dict[str, object]) -> dict[str, object]:
+        # Here, behind all sources, so that an empty variable switches off what .env.local says.
+        return {name: value for name, value in values.items() if value != ""}
 
     @field_validator("database_url")
     @classmethod
@@ -75,6 +91,8 @@ class Settings(BaseSettings):
         secret = value.get_secret_value()
         if secret and others.data.get("auth_jwks_url"):
             raise ValueError("it must be empty where AUTH_JWKS_URL is set")
+        if secret and not secret.strip():
+            raise ValueError("it must be more than blanks")
         if secret and len(secret.encode()) < 32:  # RFC 7518, section 3.2
             raise ValueError("it must be 32 bytes or longer")
         return value
@@ -82,7 +100,7 @@ class Settings(BaseSettings):
     @field_validator("auth_issuer", "auth_audience")
     @classmethod
     def _check_claims(cls, value: str, others: ValidationInfo) -> str:
-        if others.data.get("auth_jwks_url") and not value:
+        if others.data.get("auth_jwks_url") and not value.strip():
             raise ValueError("it must be set where AUTH_JWKS_URL is")
         return value
 
@@ -90,8 +108,11 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the settings.
 
-    Raises SystemExit with a sentence for each variable that is wrong, which shows no secret.
+    Raises SystemExit with a sentence for each variable that is wrong, which shows no secret, or for a
+    file that cannot be read.
     """
+    for file in ENV_FILES:
+        _check_readable(file)
     try:
         return Settings()
     except ValidationError as error:
@@ -100,3 +121,15 @@ def load_settings() -> Settings:
             for problem in error.errors()
         ]
         raise SystemExit(" ".join(wrong)) from None
+
+
+def _check_readable(file: Path) -> None:
+    # A folder or a link to nowhere would be passed over, with the secrets that somebody meant to give.
+    if file.is_fifo() or not os.path.lexists(file):  # a pipe gives what it has only once
+        return
+    try:
+        file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise SystemExit(f"{file} cannot be read: it is not UTF-8.") from None
+    except OSError as error:
+        raise SystemExit(f"{file} cannot be read: {error.strerror}.") from None

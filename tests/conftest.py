@@ -14,6 +14,7 @@ from uuid import uuid4
 import psycopg2
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 import embedded
 from main import app, create_app
@@ -85,9 +86,8 @@ def checkout(new_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(database_url: str) -> Settings:
-    """The defaults, whatever the environment and .env.local say."""
-    defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    return Settings(_env_file=None, **defaults | {"database_url": database_url})
+    """The defaults, on the database that all tests share."""
+    return Settings(database_url=SecretStr(database_url))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ def main(examples: str) -> int:
     schemathesis = Path(sys.executable).with_name("st")
     with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
         url = embedded.start(Path(folder) / "postgres")
-        with service("--no-access-log", DATABASE_URL=url, AUTH_JWKS_URL="", AUTH_SECRET="") as started:
+        with service("--no-access-log", DATABASE_URL=url) as started:
             failed = 0
             for phases in PHASES:
                 options = ["--phases", phases, "--max-examples", examples]

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection, make_dsn, parse_dsn
 
-from database import Database, DatabaseUnavailable
+from database import Database, DatabaseUnavailable, engine
 from queries import READY, Statement
 from tests.servers import Relay
 
@@ -528,3 +529,48 @@ def test_host_and_port_of_the_environment_are_used_as_libpq_does(
             assert relay.accepted == 2
 
     run(scenario())
+
+
+@behind_a_relay
+@pytest.mark.parametrize("place", ["address", "environment"])
+def test_a_service_of_libpq_wins_over_host_and_port_everywhere(
+    run: Any, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    async def scenario() -> None:
+        async with Relay(database_url) as relay:
+            lines = [f"{name}={value}" for name, value in parse_dsn(relay.dsn()).items()]
+            (tmp_path / "services").write_text("\n".join(["[tasks]", *lines, ""]))
+            monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+            monkeypatch.setenv("PGHOST", "database.invalid")
+            monkeypatch.setenv("PGPORT", "1")
+            if place == "environment":
+                monkeypatch.setenv("PGSERVICE", "tasks")
+            url = "postgresql:///" if place == "environment" else "postgresql:///?service=tasks"
+            await asyncio.to_thread(ask_at_the_start, url)
+            async with opened(url) as database:
+                assert await database.fetch(READY) == [(1,)]
+            assert relay.accepted == 2
+
+    run(scenario())
+
+
+@behind_a_relay
+def test_the_address_of_the_environment_is_used_for_the_host_everywhere(
+    run: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with Relay(database_url) as relay:
+            monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
+            dsn = relay.dsn("database.invalid")
+            await asyncio.to_thread(ask_at_the_start, dsn)
+            async with opened(dsn) as database:
+                assert await database.fetch(READY) == [(1,)]
+            assert relay.accepted == 2
+
+    run(scenario())
+
+
+def ask_at_the_start(dsn: str) -> None:
+    """Ask the database as the migrations do."""
+    with engine(dsn).connect() as link:
+        link.exec_driver_sql("SELECT 1")

@@ -22,6 +22,7 @@ import errors
 import schemas
 from main import app
 from settings import Settings
+from tests import SETTINGS
 from tests.servers import HERE, service
 from tests.test_startup import postgres_of
 
@@ -144,12 +145,9 @@ def test_every_error_is_there_in_the_words_of_the_contract() -> None:
 # ---- The settings ---------------------------------------------------------------------------
 
 
-VARIABLES = [name.upper() for name in Settings.model_fields]
-
-
 def hold_to_defaults(said: dict[str, str | None]) -> None:
     """Every setting is there, none that does not exist, and each has its default."""
-    assert sorted(said) == sorted(VARIABLES)
+    assert sorted(said) == sorted(SETTINGS)
     taken = Settings.model_validate({name.lower(): value for name, value in said.items()})
     assert taken.model_dump() == Settings.model_construct().model_dump()
 
@@ -166,12 +164,12 @@ def test_the_committed_env_file_has_every_setting_with_its_default_and_no_other(
 def test_every_variable_that_a_page_names_is_a_setting() -> None:
     for page in PAGES:
         named = set(re.findall(r"\b(?:DATABASE|CORS|AUTH|LOG)_[A-Z_]+", page.read_text()))
-        assert named <= set(VARIABLES), page.name
+        assert named <= set(SETTINGS), page.name
 
 
 def test_each_env_local_that_it_shows_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+    for name in SETTINGS:
+        monkeypatch.delenv(name)
     (better_auth,) = [block for _, block in BLOCK.findall(README) if block.startswith("# .env.local")]
     (neon,) = re.findall(r"`(DATABASE_URL=.*)`", section("Neon"))
     (tmp_path / ".env.local").write_text(f"{better_auth}\n{neon}\n")
@@ -257,8 +255,7 @@ def test_make_run_serves_with_a_database_of_its_own_until_it_is_ended(checkout: 
         pytest.skip("it would install what is missing; `make .venv/run` does")
     (checkout / ".venv").symlink_to(HERE / ".venv")
     free_port = {"UVICORN_PORT": "0"}
-    settings = {"DATABASE_URL": "", "AUTH_JWKS_URL": "", "AUTH_SECRET": "", "LOG_LEVEL": "info"}
-    with service(command=["make", "run"], folder=checkout, **free_port, **settings) as started:
+    with service(command=["make", "run"], folder=checkout, **free_port) as started:
         below = psutil.Process(started.process.pid).children(recursive=True)
         try:
             assert httpx2.get(f"{started.url}/health").json() == {"status": "ok"}

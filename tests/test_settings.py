@@ -1,5 +1,6 @@
 """The settings: where they come from, and what a wrong one says."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,21 @@ from pathlib import Path
 import pytest
 
 from settings import Settings, load_settings
+from tests import SETTINGS
 from tests.servers import HERE
+
+# Of each setting a value that is not its default.
+OTHERS = {
+    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
+    "DATABASE_POOL_SIZE": "1",
+    "DATABASE_TIMEOUT": "0.001",
+    "CORS_ORIGINS": "https://other.example",
+    "AUTH_JWKS_URL": "https://other.example/jwks",
+    "AUTH_SECRET": "another secret than that of any test",
+    "AUTH_ISSUER": "https://other.example",
+    "AUTH_AUDIENCE": "https://other.example",
+    "LOG_LEVEL": "critical",
+}
 
 NEON = "postgresql://ann:s3cret@ep-cool-name-pooler.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require"
 
@@ -32,7 +47,6 @@ def test_a_url_as_neon_prints_it_is_taken(monkeypatch: pytest.MonkeyPatch, url: 
         ("DATABASE_POOL_SIZE", "-1"),
         ("DATABASE_POOL_SIZE", "many"),
         ("DATABASE_POOL_SIZE", "1.5"),
-        ("DATABASE_POOL_SIZE", ""),
         ("DATABASE_TIMEOUT", "0"),
         ("DATABASE_TIMEOUT", "nan"),
         ("DATABASE_TIMEOUT", "inf"),
@@ -46,6 +60,9 @@ def test_a_url_as_neon_prints_it_is_taken(monkeypatch: pytest.MonkeyPatch, url: 
         ("AUTH_JWKS_URL", "file:///etc/passwd"),
         ("AUTH_SECRET", "s3cret"),
         ("AUTH_SECRET", "s3cret".ljust(31, "x")),
+        ("AUTH_SECRET", " "),
+        ("AUTH_SECRET", " " * 40),
+        ("AUTH_SECRET", "\t\r\n\u3000" * 20),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_the_variable(
@@ -59,6 +76,20 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(
     assert sentence.endswith(".")
     assert "\n" not in sentence
     assert "s3cret" not in sentence
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("place", ["environment", ".env.local"])
+def test_an_empty_value_means_the_default_whatever_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
+    other = OTHERS[name]
+    files = (tmp_path / ".env", tmp_path / ".env.local")
+    files[0].write_text(f"{name}={other}\n")
+    files[1].write_text(f"{name}={other if place == 'environment' else ''}\n")
+    if place == ".env.local":
+        monkeypatch.delenv(name)
+    assert Settings(_env_file=files) == Settings.model_construct()
 
 
 @pytest.mark.parametrize("value", ["WARNING", " warning", "warning\r"])
@@ -83,6 +114,8 @@ def test_the_environment_wins_over_env_local_which_wins_over_env(
     files = (tmp_path / ".env", tmp_path / ".env.local")
     files[0].write_text("DATABASE_POOL_SIZE=1\nDATABASE_TIMEOUT=1\nLOG_LEVEL=debug\n")
     files[1].write_text("DATABASE_POOL_SIZE=2\nDATABASE_TIMEOUT=2\nVITE_SOMETHING=else\n")
+    for name in ("DATABASE_TIMEOUT", "LOG_LEVEL"):
+        monkeypatch.delenv(name)
     monkeypatch.setenv("DATABASE_POOL_SIZE", "3")
     settings = Settings(_env_file=files)
     assert (settings.database_pool_size, settings.database_timeout, settings.log_level) == (3, 2, "debug")
@@ -91,7 +124,7 @@ def test_the_environment_wins_over_env_local_which_wins_over_env(
 @pytest.mark.parametrize(
     ("value", "origins"),
     [
-        ("", []),
+        (",", []),
         ("*", ["*"]),
         ("https://app.example.com", ["https://app.example.com"]),
         (
@@ -107,16 +140,54 @@ def test_origins_stand_with_commas_between_them(
     assert load_settings().cors_origins == origins
 
 
-def test_a_token_needs_issuer_and_audience_with_a_jwks_url(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value_that_is_missing", ["", " "], ids=["empty", "blank"])
+def test_a_token_needs_issuer_and_audience_with_a_jwks_url(
+    monkeypatch: pytest.MonkeyPatch, value_that_is_missing: str
+) -> None:
     values = {"AUTH_JWKS_URL": "https://a/jwks", "AUTH_ISSUER": "https://a", "AUTH_AUDIENCE": "https://a"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     assert load_settings().requires_tokens
     for missing in ("AUTH_ISSUER", "AUTH_AUDIENCE"):
         with monkeypatch.context() as without:
-            without.delenv(missing)
+            without.setenv(missing, value_that_is_missing)
             with pytest.raises(SystemExit, match=f"^{missing} is wrong: it must be set where AUTH_JWKS_URL is.$"):
                 load_settings()
     monkeypatch.setenv("AUTH_SECRET", "x" * 32)
     with pytest.raises(SystemExit, match=r"^AUTH_SECRET is wrong: it must be empty"):
         load_settings()
+
+
+@pytest.fixture
+def env_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of a .env.local that the settings are read from."""
+    file = tmp_path / ".env.local"
+    monkeypatch.setattr("settings.ENV_FILES", (HERE / ".env", file))
+    monkeypatch.setitem(Settings.model_config, "env_file", (HERE / ".env", file))
+    return file
+
+
+def spoil(file: Path, how: str) -> None:
+    """Make it something that no settings can be read from."""
+    if how == "a folder":
+        file.mkdir()
+    elif how == "a link to nowhere":
+        file.symlink_to(file.parent / "nowhere")
+    elif how == "not readable":
+        file.write_text("LOG_LEVEL=error")
+        file.chmod(0)
+    else:
+        file.write_bytes({"Latin-1": "LOG_LEVEL=größer", "UTF-16": "LOG_LEVEL=error"}[how].encode(how))
+
+
+@pytest.mark.parametrize("how", ["Latin-1", "UTF-16", "a folder", "a link to nowhere", "not readable"])
+def test_a_file_that_cannot_be_read_is_one_sentence_that_names_it(env_local: Path, how: str) -> None:
+    if how == "not readable" and os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    spoil(env_local, how)
+    with pytest.raises(SystemExit) as raised:
+        load_settings()
+    sentence = str(raised.value)
+    assert sentence.startswith(f"{env_local} cannot be read: ")
+    assert sentence.endswith(".")
+    assert "\n" not in sentence

@@ -32,7 +32,7 @@ def website() -> Iterator[str]:
 
 def service_for(origin: str, database_url: str, *options: str) -> AbstractContextManager[Service]:
     """A service that allows pages of `origin`, and trusts the path."""
-    return service(*options, DATABASE_URL=database_url, CORS_ORIGINS=origin, AUTH_JWKS_URL="", AUTH_SECRET="")
+    return service(*options, DATABASE_URL=database_url, CORS_ORIGINS=origin)
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def test_eight_processes_at_once_on_an_empty_database_make_one_schema(postgres: 
             answer = httpx2.post(f"{one.url}/api/up/tasks", json={"title": "any"})
             assert answer.status_code == 201, answer.text
         assert len(httpx2.get(f"{services[0].url}/api/up/tasks").json()) == 8
-        assert {"tasks", "task_priority", "alembic_version"} <= names(url)
+        assert {"tasks", "task_priority", "tasks_alembic_version"} <= names(url)
         if pooler:
             assert not re.search("ERROR|FATAL|WARNING", pooler.log())
     for one in services:
@@ -91,7 +91,7 @@ def test_a_database_that_comes_up_meanwhile_is_used(postgres: Postgres) -> None:
 def test_a_schema_newer_than_the_code_is_refused_with_one_sentence(postgres: Postgres, workers: int) -> None:
     url = postgres.dsn(sslmode="require")
     assert alembic(url, "upgrade", "head").returncode == 0
-    postgres.administer("UPDATE alembic_version SET version_num = '9999'", database="tasks")
+    postgres.administer("UPDATE tasks_alembic_version SET version_num = '9999'", database="tasks")
     status, said, took = failed_start(url, "--workers", str(workers))
     assert status != 0 or workers > 1  # uvicorn's parent of several workers ends with 0
     assert 1 <= said.count("The database has schema 9999") <= workers

@@ -1,0 +1,58 @@
+"""The tests see no setting of whoever runs them, neither the environment's nor .env.local's."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests import SETTINGS
+from tests.servers import HERE
+from tests.test_settings import OTHERS
+
+# What libpq and uvicorn take from the environment as well.
+SURROUNDINGS = OTHERS | {
+    "PGHOST": "database.invalid",
+    "PGHOSTADDR": "127.0.0.2",
+    "PGPORT": "1",
+    "PGUSER": "nobody",
+    "PGPASSWORD": "wrong",
+    "PGDATABASE": "nothing",
+    "PGSERVICE": "nothing",
+    "PGSSLMODE": "verify-full",
+    "PGOPTIONS": "-c client_encoding=LATIN1",
+    "PGCLIENTENCODING": "LATIN1",
+    "PGAPPNAME": "another",
+    "UVICORN_HOST": "127.0.0.2",
+    "UVICORN_PORT": "1",
+    "UVICORN_LOG_LEVEL": "critical",
+    "UVICORN_ROOT_PATH": "/other",
+    "WEB_CONCURRENCY": "2",
+    "FORWARDED_ALLOW_IPS": "*",
+}
+# Of each way that leads to a setting: this process, the app in it, a service as a process, Alembic.
+SOME_TESTS = (
+    "tests/test_settings.py",
+    "tests/test_tasks.py",
+    "tests/test_startup.py::test_log_level_says_how_much_of_it_is_told",
+    "tests/test_startup.py::test_two_services_share_one_embedded_database_until_the_last_ends",
+    "tests/test_migrations.py::test_models_and_migrations_agree",
+)
+
+
+def test_tests_pass_whatever_is_set_around_them(checkout: Path, database_url: str) -> None:
+    assert sorted(OTHERS) == sorted(SETTINGS)
+    shutil.copytree(HERE / "tests", checkout / "tests", ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
+    (checkout / ".env.local").write_text("".join(f'{name}="{value}"\n' for name, value in OTHERS.items()))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", *SOME_TESTS],
+        cwd=checkout,
+        env=environment | SURROUNDINGS | {"TEST_DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-5000:]
