@@ -117,7 +117,8 @@ class AnswerMiddleware:
 
     Plain text becomes a problem. No browser may guess another type. What is under /api may be kept
     by the browser alone, which asks with its ETag before it shows it again, and never by a cache
-    that several users share. A request that the end of the service cuts off is told so.
+    that several users share. A request that the end of the service cuts off is told so. The
+    connection ends where the server would take what follows for another request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -135,6 +136,8 @@ class AnswerMiddleware:
                 begun = True
                 under_api = routed_path(scope).startswith("/api/")
                 message["headers"] = [*message["headers"], *(IN_COMMON_UNDER_API if under_api else IN_COMMON)]
+                if leaves_http(scope):
+                    message["headers"].append((b"connection", b"close"))
                 replaced = message["status"] >= 400 and (b"content-type", MEDIA_TYPE.encode()) not in message["headers"]
                 if replaced:
                     headers = MutableHeaders(raw=message["headers"])
@@ -152,7 +155,15 @@ class AnswerMiddleware:
             logger.warning("Not finished before the service ended: %s", scope["method"])
             if not begun:
                 answer = _problem(scope, 503, "The service is going down. Please try again.", RETRY)
-                await answer(scope, receive, send)
+                await answer(scope, receive, send_in_common)
+
+
+def leaves_http(scope: Scope) -> bool:
+    """Tell whether the request asks for another protocol: by Upgrade (RFC 9110, section 7.8) or CONNECT.
+
+    uvicorn reads no body of such a request. What follows its head, it takes for the next request.
+    """
+    return scope["method"] == "CONNECT" or any(name == b"upgrade" for name, _ in scope["headers"])
 
 
 async def _send_reason(send: Send, message: Message) -> None:
