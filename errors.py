@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -101,8 +102,11 @@ async def handle_unexpected(request: Request, _error: Exception) -> Response:
 
 
 def routed_path(scope: Scope) -> str:
-    """The path that the routes are tried with: without the one that the whole service is mounted at."""
-    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    """The path that the routes are tried with: without the one that the whole service is mounted at.
+
+    By the router's own rule, as the check of the owner must see exactly what is routed.
+    """
+    return get_route_path(scope)
 
 
 def _methods(request: Request) -> list[str]:

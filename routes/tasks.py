@@ -278,7 +278,7 @@ def _tasks_url(request: Request, user_id: str) -> str:
         scheme = request.scope["scheme"]
     hosts = (_forwarded(request, "host"), request.headers.get("host", ""))
     host = next(filter(HOST.fullmatch, hosts), None) or request.base_url.netloc
-    root = request.scope.get("root_path", "")
+    root = request.scope.get("root_path", "").rstrip("/")
     return f"{scheme.replace('ws', 'http')}://{host}{root}/api/{quote(user_id, safe='')}/tasks/"
 
 
