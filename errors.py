@@ -47,7 +47,8 @@ def invalid(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidatio
     return RequestValidationError([{"loc": loc, "msg": msg, "type": kind}])
 
 
-def _problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
+def problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
+    """Return the failure of a request as problem+json, with `more` beside the five fields of all."""
     body = {
         "type": "about:blank",
         "title": RENAMED.get(status, HTTPStatus(status).phrase),
@@ -66,14 +67,14 @@ async def handle_http_exception(request: Request, error: HTTPException) -> Respo
     headers = dict(error.headers or {})
     if error.status_code == 405:  # the router names only the methods of the first route that fits
         headers["Allow"] = ", ".join(_methods(request))
-    return _problem(request.scope, error.status_code, PLAIN.get(error.status_code, error.detail), headers)
+    return problem(request.scope, error.status_code, PLAIN.get(error.status_code, error.detail), headers)
 
 
 async def handle_invalid(request: Request, error: RequestValidationError) -> Response:
     """Input that breaks a rule. The answer never shows the input, which may be anything."""
     found = [{"loc": list(one["loc"]), "msg": _message(one), "type": one["type"]} for one in error.errors()]
     detail = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found)
-    return _problem(request.scope, 422, f"{detail}.", errors=found)
+    return problem(request.scope, 422, f"{detail}.", errors=found)
 
 
 def _message(error: dict[str, Any]) -> str:
@@ -88,17 +89,17 @@ def _message(error: dict[str, Any]) -> str:
 
 async def handle_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
     logger.warning("Database unavailable: %s", error)
-    return _problem(request.scope, 503, "The database does not answer. Please try again.", RETRY)
+    return problem(request.scope, 503, "The database does not answer. Please try again.", RETRY)
 
 
 async def handle_gone(request: Request, _error: ClientDisconnect) -> Response:
     """The client went away in the middle of its request. Nobody hears this."""
-    return _problem(request.scope, 400, "The request was not complete.")
+    return problem(request.scope, 400, "The request was not complete.")
 
 
 async def handle_unexpected(request: Request, _error: Exception) -> Response:
     """A mistake of this service. The server logs it, with its stack, once this has answered."""
-    return _problem(request.scope, 500, "Something went wrong in the service.")
+    return problem(request.scope, 500, "Something went wrong in the service.")
 
 
 def routed_path(scope: Scope) -> str:
@@ -147,7 +148,7 @@ class AnswerMiddleware:
                     headers = MutableHeaders(raw=message["headers"])
                     del headers["content-type"], headers["content-length"]
                     detail = PLAIN.get(message["status"], HTTPStatus(message["status"]).phrase)
-                    await _problem(scope, message["status"], detail, headers)(scope, receive, send)
+                    await problem(scope, message["status"], detail, headers)(scope, receive, send)
             if not replaced:
                 await send(message)
 
@@ -158,7 +159,7 @@ class AnswerMiddleware:
             # server, which cancels nothing else, would answer with a 500 and a stack in the log.
             logger.warning("Not finished before the service ended: %s", scope["method"])
             if not begun:
-                answer = _problem(scope, 503, "The service is going down. Please try again.", RETRY)
+                answer = problem(scope, 503, "The service is going down. Please try again.", RETRY)
                 await answer(scope, receive, send_in_common)
 
 

@@ -1,62 +1,26 @@
 """Nothing that follows an Upgrade or a CONNECT is taken for another request: raw bytes against the real server."""
 
-import re
-import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 
 import httpx2
 import psycopg2
 import pytest
 
-from tests.servers import Service, service
+from tests.raw import connect, exchange, read_to_end, statuses
+from tests.servers import LIMITS, ON_A_FREE_PORT, Service, service
 
 SECRET = "a shared secret, long enough for HS256"  # noqa: S105
 
 
-@pytest.fixture(scope="module")
-def started(database_url: str) -> Iterator[Service]:
-    with service("--no-access-log", DATABASE_URL=database_url, AUTH_SECRET="") as started:
+@pytest.fixture(scope="module", params=["as documented", "bare"])
+def started(database_url: str, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """The service with its own protocol class and without: the promise needs none."""
+    command = [part for part in ON_A_FREE_PORT if request.param != "bare" or part not in LIMITS]
+    with service("--no-access-log", command=command, DATABASE_URL=database_url, AUTH_SECRET="") as started:
         yield started
         assert not [line for line in started.log if "Traceback" in line or "ERROR" in line]
-
-
-def connect(started: Service) -> socket.socket:
-    """A connection that sends each packet at once."""
-    host, port = started.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), 10)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def read_to_end(connection: socket.socket) -> bytes:
-    """All that comes until the server closes, be it with a reset because there was more to read."""
-    received = b""
-    while True:
-        try:
-            data = connection.recv(65536)
-        except ConnectionResetError:
-            return received
-        if not data:
-            return received
-        received += data
-
-
-def statuses(received: bytes) -> list[bytes]:
-    return [status for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received) if status != b"100"]
-
-
-def exchange(started: Service, parts: Sequence[bytes], pause: float = 0.005) -> bytes:
-    """Send the parts in packets of their own, until the server closes; return all that it answers."""
-    with connect(started) as connection:
-        try:
-            for part in parts:
-                connection.sendall(part)
-                time.sleep(pause)
-        except (ConnectionResetError, BrokenPipeError):
-            pass  # it has been closed: what was answered before can still be read
-        return read_to_end(connection)
 
 
 def smuggled(user: str) -> bytes:
