@@ -31,4 +31,4 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
 
 # The command of the README, as a list, so that signals reach uvicorn and no shell. Without --workers:
 # one process for each container, and as many containers as you like. WEB_CONCURRENCY sets another number.
-CMD ["uvicorn", "main:app", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "30", "--timeout-keep-alive", "75", "--no-access-log"]
+CMD ["uvicorn", "main:app", "--http", "protocol:LimitedHttp", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "30", "--timeout-keep-alive", "75", "--no-access-log"]

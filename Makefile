@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: run test fuzz test-clients screenshot test-faults lint audit openapi bench bench-quick bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
-	$(BIN)/uvicorn main:app
+	$(BIN)/uvicorn main:app --http protocol:LimitedHttp
 
 test: .venv/dev  ## Run all tests, in parallel, against a PostgreSQL of their own
 	$(BIN)/pytest -n auto

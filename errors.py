@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -49,7 +50,8 @@ def invalid(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidatio
     return RequestValidationError([{"loc": loc, "msg": msg, "type": kind}])
 
 
-def _problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
+def problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
+    """Return the failure of a request as problem+json, with `more` beside the five fields of all."""
     body = {
         "type": "about:blank",
         "title": RENAMED.get(status, HTTPStatus(status).phrase),
@@ -68,7 +70,7 @@ async def handle_http_exception(request: Request, error: HTTPException) -> Respo
     headers = dict(error.headers or {})
     if error.status_code == 405:  # the router names only the methods of the first route that fits
         headers["Allow"] = ", ".join(_methods(request))
-    return _problem(request.scope, error.status_code, PLAIN.get(error.status_code, error.detail), headers)
+    return problem(request.scope, error.status_code, PLAIN.get(error.status_code, error.detail), headers)
 
 
 async def handle_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -81,7 +83,7 @@ async def handle_invalid(request: Request, error: RequestValidationError) -> Res
     said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found]
     if len(broken) > MAX_ERRORS:
         said.append(f"and {len(broken) - MAX_ERRORS} more")
-    return _problem(request.scope, 422, f"{'; '.join(said)}.", errors=found)
+    return problem(request.scope, 422, f"{'; '.join(said)}.", errors=found)
 
 
 def _in_short(name: str | int) -> str | int:
@@ -107,22 +109,25 @@ def _message(error: dict[str, Any]) -> str:
 
 async def handle_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
     logger.warning("Database unavailable: %s", error)
-    return _problem(request.scope, 503, "The database does not answer. Please try again.", RETRY)
+    return problem(request.scope, 503, "The database does not answer. Please try again.", RETRY)
 
 
 async def handle_gone(request: Request, _error: ClientDisconnect) -> Response:
     """The client went away in the middle of its request. Nobody hears this."""
-    return _problem(request.scope, 400, "The request was not complete.")
+    return problem(request.scope, 400, "The request was not complete.")
 
 
 async def handle_unexpected(request: Request, _error: Exception) -> Response:
     """A mistake of this service. The server logs it, with its stack, once this has answered."""
-    return _problem(request.scope, 500, "Something went wrong in the service.")
+    return problem(request.scope, 500, "Something went wrong in the service.")
 
 
 def routed_path(scope: Scope) -> str:
-    """The path that the routes are tried with: without the one that the whole service is mounted at."""
-    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    """The path that the routes are tried with: without the one that the whole service is mounted at.
+
+    By the router's own rule, as the check of the owner must see exactly what is routed.
+    """
+    return get_route_path(scope)
 
 
 def _methods(request: Request) -> list[str]:
@@ -137,7 +142,8 @@ class AnswerMiddleware:
 
     Plain text becomes a problem. No browser may guess another type. What is under /api may be kept
     by the browser alone, which asks with its ETag before it shows it again, and never by a cache
-    that several users share. A request that the end of the service cuts off is told so.
+    that several users share. A request that the end of the service cuts off is told so. The
+    connection ends where the server would take what follows for another request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -155,12 +161,14 @@ class AnswerMiddleware:
                 begun = True
                 under_api = routed_path(scope).startswith("/api/")
                 message["headers"] = [*message["headers"], *(IN_COMMON_UNDER_API if under_api else IN_COMMON)]
+                if leaves_http(scope):
+                    message["headers"].append((b"connection", b"close"))
                 replaced = message["status"] >= 400 and (b"content-type", MEDIA_TYPE.encode()) not in message["headers"]
                 if replaced:
                     headers = MutableHeaders(raw=message["headers"])
                     del headers["content-type"], headers["content-length"]
                     detail = PLAIN.get(message["status"], HTTPStatus(message["status"]).phrase)
-                    await _problem(scope, message["status"], detail, headers)(scope, receive, send)
+                    await problem(scope, message["status"], detail, headers)(scope, receive, send)
             if not replaced:
                 await send(message)
 
@@ -171,8 +179,16 @@ class AnswerMiddleware:
             # server, which cancels nothing else, would answer with a 500 and a stack in the log.
             logger.warning("Not finished before the service ended: %s", scope["method"])
             if not begun:
-                answer = _problem(scope, 503, "The service is going down. Please try again.", RETRY)
-                await answer(scope, receive, send)
+                answer = problem(scope, 503, "The service is going down. Please try again.", RETRY)
+                await answer(scope, receive, send_in_common)
+
+
+def leaves_http(scope: Scope) -> bool:
+    """Tell whether the request asks for another protocol: by Upgrade (RFC 9110, section 7.8) or CONNECT.
+
+    uvicorn reads no body of such a request. What follows its head, it takes for the next request.
+    """
+    return scope["method"] == "CONNECT" or any(name == b"upgrade" for name, _ in scope["headers"])
 
 
 async def _send_reason(send: Send, message: Message) -> None:

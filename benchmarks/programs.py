@@ -32,11 +32,11 @@ class Program:
     command: Callable[[int, int], list[str]]
 
 
-def _uvicorn(app: str) -> Callable[[int, int], list[str]]:
+def _uvicorn(app: str, *options: str) -> Callable[[int, int], list[str]]:
     # Without a line for each request, which none of the others writes either.
     quiet = ["--no-access-log", "--log-level", "warning"]
     return lambda port, workers: [
-        *(str(BINARIES / "uvicorn"), app, "--port", str(port), *quiet),
+        *(str(BINARIES / "uvicorn"), app, "--port", str(port), *options, *quiet),
         *(["--workers", str(workers)] if workers > 1 else []),
     ]
 
@@ -52,7 +52,7 @@ def _node(script: str) -> Callable[[int, int], list[str]]:
     return lambda _port, _workers: ["node", str(ROOT / "benchmarks/peers" / script)]  # they read the environment
 
 
-SERVICE = Program("service", "this service", _uvicorn("main:app"))
+SERVICE = Program("service", "this service", _uvicorn("main:app", "--http", "protocol:LimitedHttp"))
 TEXTBOOK = Program("textbook", "FastAPI + SQLModel session", _uvicorn("benchmarks.peers.textbook:app"))
 ASYNCPG = Program(
     "asyncpg", "FastAPI + SQLAlchemy asyncio + asyncpg", _uvicorn("benchmarks.peers.asyncio_sqlalchemy:app")

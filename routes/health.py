@@ -15,7 +15,7 @@ router = APIRouter(tags=[TAG["name"]], **ROUTER)
 @router.get("/", include_in_schema=False)
 async def root(request: Request) -> Response:
     """The documentation. Relative, so that no Host header can send a browser elsewhere."""
-    return RedirectResponse(request.scope.get("root_path", "") + "/docs")
+    return RedirectResponse(request.scope.get("root_path", "").rstrip("/") + "/docs")
 
 
 @router.get("/health", response_model=Health)

@@ -314,7 +314,7 @@ def _tasks_url(request: Request, user_id: str) -> str:
     # Else its own: request.base_url would take a Host of any length, and each task repeats it.
     own = dict(request.scope, headers=[], path="/", query_string=b"")
     host = next(filter(HOST.fullmatch, hosts), None) or URL(scope=own).netloc
-    root = request.scope.get("root_path", "")
+    root = request.scope.get("root_path", "").rstrip("/")
     return f"{scheme.replace('ws', 'http')}://{host}{root}/api/{quote(user_id, safe='')}/tasks/"
 
 

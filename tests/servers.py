@@ -17,7 +17,8 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 HERE = Path(__file__).resolve().parent.parent
-ON_A_FREE_PORT = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"]
+LIMITS = ["--http", "protocol:LimitedHttp"]
+ON_A_FREE_PORT = [sys.executable, "-m", "uvicorn", "main:app", *LIMITS, "--port", "0"]
 
 
 @dataclass

@@ -1,0 +1,138 @@
+"""Wherever the service is mounted: whose token it is is checked for exactly what is routed."""
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from starlette.routing import Match
+
+import auth
+from main import create_app
+from settings import Settings
+
+ROOTS = [
+    "",
+    "/",
+    "//",
+    "/a",
+    "/a/",
+    "/ap",
+    "/api",
+    "/api/",
+    "/api/x",
+    "/api/x/",
+    "/todo",
+    "/todo/",
+    "todo",
+    "/%61",
+    "/é",
+]
+TASK = "00000000-0000-4000-8000-000000000000"
+PATHS = [
+    "", "/", "/api", "/api/", "/api/x", "/api/x/", "/api/x/tasks", "/api/x/tasks/", f"/api/x/tasks/{TASK}",
+    f"/api/x/tasks/{TASK}/complete", "//api/x/tasks", "/api//x/tasks", "/api//tasks", "/api/x//tasks", "api/x/tasks",
+    "/api/api/x/tasks", "/apiapi/x/tasks", "/a/api/x/tasks", "/api/x/api/x/tasks", "/api/x/tasks/api/x/tasks",
+    "/todo/api/x/tasks", "/todo/todo/api/x/tasks", "/./api/x/tasks", "/../api/x/tasks", "/api/../api/x/tasks",
+    "/api/./tasks", "/api/../tasks", "/%61pi/x/tasks", "/api/%78/tasks", "/api%2Fx/tasks", "/api/x%2Ftasks",
+    "/api/x/tasks%0A", "/api/x%0A", "/api/%00/tasks", "/api/%FF/tasks", "/API/x/tasks", "/api/x/tasks;a",
+    "/a//api/x/tasks", "/a", "/apix/tasks", "/x/tasks", "/tasks", "//", "///api/x/tasks", "/api/x/tasks?/api/y/tasks",
+]  # fmt: skip
+
+
+class Reached(Exception):
+    """An endpoint asked the database."""
+
+
+class NoDatabase:
+    async def fetch(self, *_: object, **__: object) -> None:
+        raise Reached
+
+
+@pytest.fixture(scope="module")
+def guarded(settings: Settings) -> FastAPI:
+    """An app that requires tokens, and whose database nobody may reach."""
+    secret = SecretStr("a secret of the tests, long enough for it")
+    app = create_app(settings.model_copy(update={"auth_secret": secret}))
+    app.state.tokens = auth.Tokens(settings.model_copy(update={"auth_secret": secret}))
+    app.state.database = NoDatabase()
+    return app
+
+
+def scope_of(app: FastAPI, method: str, root: str, raw: str, *, told_raw: bool = True) -> dict[str, Any]:
+    """What a server passes on; `raw_path` is optional (ASGI)."""
+    more = {"raw_path": raw.encode()} if told_raw else {}
+    return {
+        "type": "http", "http_version": "1.1", "method": method, "scheme": "http", "query_string": b"", "app": app,
+        "path": unquote(raw), "root_path": root, "headers": [(b"host", b"localhost")], **more,
+    }  # fmt: skip
+
+
+def ask(app: FastAPI, scope: dict[str, Any]) -> tuple[int, dict[bytes, bytes], bytes]:
+    """Send one request past any server; return status, headers and body."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], dict(sent[0]["headers"]), b"".join(message.get("body", b"") for message in sent)
+
+
+def routed(app: FastAPI, scope: dict[str, Any]) -> str:
+    """The path of the route that takes this request, as it is declared, or nothing."""
+    for route in app.routes:
+        match, _ = route.matches(dict(scope))
+        if match is not Match.NONE:
+            return str(route.path)  # type: ignore[attr-defined]
+    return ""
+
+
+@pytest.mark.parametrize("told_raw", [True, False], ids=["with raw_path", "without raw_path"])
+@pytest.mark.parametrize("root", ROOTS)
+def test_no_request_reaches_an_endpoint_of_api_unchecked(guarded: FastAPI, root: str, told_raw: bool) -> None:
+    checked = 0
+    for path in PATHS:
+        for raw in {path, root + path}:
+            for method in ("GET", "DELETE", "PATCH"):
+                scope = scope_of(guarded, method, root, raw, told_raw=told_raw)
+                under_api = routed(guarded, scope).startswith("/api/")
+                status, headers, _ = ask(guarded, scope)
+                if under_api:
+                    checked += 1
+                    refused_before = told_raw and "%" in raw and status == 422
+                    assert refused_before or status == 401, (root, raw, status)
+                    assert headers[b"cache-control"] == b"private, no-cache", (root, raw)
+    assert checked > 3 * 4
+
+
+@pytest.mark.parametrize(("root", "path"), [("", "/health"), ("/", "/health"), ("/a", "/a/health"), ("/a", "/health")])
+def test_a_method_that_is_not_there_names_others_below_any_root(guarded: FastAPI, root: str, path: str) -> None:
+    status, headers, _ = ask(guarded, scope_of(guarded, "PUT", root, path))
+    assert (status, headers[b"allow"]) == (405, b"GET")
+
+
+@pytest.mark.parametrize(("root", "path"), [("/", "//"), ("/todo", "/todo/")])
+def test_the_root_leads_to_the_documentation_below_any_root(guarded: FastAPI, root: str, path: str) -> None:
+    status, headers, _ = ask(guarded, scope_of(guarded, "GET", root, path))
+    assert (status, headers[b"location"]) == (307, root.rstrip("/").encode() + b"/docs")
+
+
+def test_a_problem_below_a_root_names_the_whole_path(guarded: FastAPI) -> None:
+    _, _, body = ask(guarded, scope_of(guarded, "GET", "/todo", "/todo/api/x/tasks"))
+    assert json.loads(body)["instance"] == "/todo/api/x/tasks"
+
+
+@pytest.mark.parametrize("root", ["/", "/todo"])
+def test_the_url_of_a_task_has_the_root_once(settings: Settings, user: str, root: str) -> None:
+    with TestClient(create_app(settings), root_path=root) as client:
+        task = client.post(f"/api/{user}/tasks", json={"title": "any"}).json()
+        assert task["url"] == f"http://testserver{root.rstrip('/')}/api/{user}/tasks/{task['id']}"
+        assert client.delete(task["url"]).json() == task
