@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz test-clients screenshot test-faults lint audit openapi bench bench-quick bench-growth clean
+.PHONY: run test fuzz test-clients screenshot test-faults lint audit openapi bench bench-quick bench-overload bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app --http protocol:LimitedHttp
@@ -40,14 +40,17 @@ openapi: .venv/run  ## Write openapi.json anew, as the service answers it
 	$(BIN)/python -c 'import json, main; print(json.dumps(main.app.openapi(), indent=2))' > openapi.json
 
 BENCH := benchmarks/.venv/bin/python -m benchmarks.bench
-bench: benchmarks/.venv/done  ## Compare with what people would pick instead, in about 55 minutes; OPTIONS=--resume goes on
+bench: benchmarks/.venv/done benchmarks/.venv/3.13/done  ## Compare with what people would pick instead, in half an hour; OPTIONS='--parts core' for a part
 	$(BENCH) $(OPTIONS)
 
-bench-quick: benchmarks/.venv/done  ## The same for trying out: too short to say much, and written to benchmarks/trial
-	$(BENCH) --seconds 1 --matrix-seconds 1 --crowd-seconds 2 --users-seconds 5 --distance-times 10 --turns 1 --out benchmarks/trial $(OPTIONS)
+bench-quick: benchmarks/.venv/done benchmarks/.venv/3.13/done  ## The same for trying out: too short to say much, and written to benchmarks/trial
+	$(BENCH) --seconds 1 --turns 1 --out benchmarks/trial $(OPTIONS)
 
-bench-growth: .venv/run  ## Measure how the cost grows with the number of tasks
-	$(BIN)/python benchmarks/growth.py
+bench-overload: benchmarks/.venv/done  ## Send twice what the database can take; the part overload of the same
+	$(BENCH) --parts overload $(OPTIONS)
+
+bench-growth: benchmarks/.venv/done  ## Measure how the cost grows with the number of tasks
+	benchmarks/.venv/bin/python -m benchmarks.growth
 
 clean:  ## Remove what was installed and made; the data in .postgres stays
 	rm -rf .venv benchmarks/.venv benchmarks/peers/node_modules .pytest_cache .mypy_cache .ruff_cache
@@ -67,3 +70,10 @@ benchmarks/.venv/done: benchmarks/requirements.txt requirements.txt constraints.
 	benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	npm ci --prefix benchmarks/peers --no-audit --no-fund
 	touch $@
+
+# Memory is measured with this Python too, where it is there: on the path, or installed by pyenv.
+PYTHON_3_13 := $(firstword $(shell python3.13 -c 'import sys; print(sys.executable)' 2> /dev/null) \
+	$(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python))
+benchmarks/.venv/3.13/done: requirements.txt constraints.txt
+	$(if $(PYTHON_3_13),$(PYTHON_3_13) -m venv $(@D),@echo "There is no Python 3.13: memory is measured without it")
+	$(if $(PYTHON_3_13),$(@D)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt && touch $@)

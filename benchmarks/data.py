@@ -6,7 +6,6 @@ from pathlib import Path
 
 import psycopg2
 
-from benchmarks.growth import FILL
 from database import create_tables
 from tests.faults.postgres import Postgres
 
@@ -22,48 +21,67 @@ CONFIGURATION = {
     "timezone": "UTC",
 }
 
+FILL = """
+INSERT INTO tasks (user_id, id, title, description, completed, completed_at, priority, tags, due_date, "order",
+                   created_at, updated_at)
+SELECT coalesce(%(user)s, 'user-' || n %% %(users)s), gen_random_uuid(), 'Task number ' || n,
+       CASE WHEN n %% 3 = 0 THEN 'With some words about what is to be done' END,
+       n %% 4 = 0, CASE WHEN n %% 4 = 0 THEN now() END,
+       (ARRAY['low', 'medium', 'high'])[1 + n %% 3]::task_priority,
+       CASE n %% 5 WHEN 0 THEN '{}' WHEN 1 THEN '{home}' ELSE '{work,home}' END::text[],
+       CASE WHEN n %% 2 = 0 THEN now() + n * interval '1 minute' END, CASE WHEN n %% 7 = 0 THEN n END,
+       now() - n * interval '1 second', now() - n * interval '1 second'
+FROM generate_series(1, %(tasks)s) AS n
+"""
+
 
 @dataclass(frozen=True)
 class Data:
     """A database with tasks. `sample` is a file with a user and a task of theirs in each line."""
 
-    tasks: int
     users: int
     dsn: str
     sample: Path
 
+    def run(self, sql: str, **values: object) -> list[tuple[str, ...]]:
+        """Run `sql` as the owner of the tables, in autocommit, and return its rows."""
+        with closing(psycopg2.connect(self.dsn)) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            cursor.execute(sql, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def add(self, tasks: int, user: str | None = None) -> None:
+        """Add so many tasks, to `user` or to user-0, user-1 and so on in turn."""
+        self.run(FILL, tasks=tasks, users=self.users, user=user)
+
     def restore(self) -> None:
         """Remove what loads have created, and what changes have left behind."""
-        self._run("DELETE FROM tasks WHERE user_id >= 'writer-' AND user_id < 'writer.'")  # the order is C's
-        self._run("VACUUM ANALYZE tasks")
+        self.run("DELETE FROM tasks WHERE user_id >= 'writer-' AND user_id < 'writer.'")  # the order is C's
+        self.run("VACUUM ANALYZE tasks")
 
     def settle(self) -> None:
-        """Have everything written, so that no load pays for the one before it."""
+        """Restore it and have everything written, so that no load pays for the one before it."""
         self.restore()
-        self._run("CHECKPOINT")
+        self.run("CHECKPOINT")
 
-    def _run(self, sql: str) -> None:
-        with closing(psycopg2.connect(self.dsn)) as link, link.cursor() as cursor:
-            link.autocommit = True
-            cursor.execute(sql)
+    def lines(self) -> list[tuple[str, str]]:
+        """Return the sample: users, each with the id of one of their tasks."""
+        return [(user, task) for user, task in map(str.split, self.sample.read_text().splitlines())]
 
 
-def postgres() -> Postgres:
+def postgres(**configuration: str) -> Postgres:
     """Debian's PostgreSQL in a temporary folder. It writes to disk as in production."""
-    return Postgres(tls=False, **CONFIGURATION)
+    return Postgres(tls=False, **CONFIGURATION | configuration)
 
 
 def seed(server: Postgres, name: str, folder: Path, *, tasks: int, users: int) -> Data:
-    """Make a database with so many tasks, which belong to user-0, user-1 and so on by turns."""
+    """Make a database with so many tasks of so many users."""
     server.administer(f"CREATE DATABASE {name} OWNER tasks TEMPLATE template0 LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'")
     server.administer("GRANT pg_checkpoint TO tasks")
-    dsn = server.dsn(database=name).removesuffix("?")
-    create_tables(dsn)
-    data = Data(tasks, users, dsn, folder / f"{name}.txt")
-    with closing(psycopg2.connect(dsn)) as link, link.cursor() as cursor:
-        link.autocommit = True
-        cursor.execute(FILL, {"tasks": tasks, "users": users, "user": None})
-        cursor.execute("SELECT user_id, id::text FROM tasks ORDER BY random() LIMIT %s", [SAMPLE])
-        data.sample.write_text("".join(f"{user} {task}\n" for user, task in cursor.fetchall()))
+    data = Data(users, server.dsn(database=name).removesuffix("?"), folder / f"{name}.txt")
+    create_tables(data.dsn)
+    data.add(tasks)
+    sample = data.run("SELECT user_id, id::text FROM tasks ORDER BY random() LIMIT %(number)s", number=SAMPLE)
+    data.sample.write_text("".join(f"{user} {task}\n" for user, task in sample))
     data.settle()
     return data

@@ -1,97 +1,94 @@
-"""What 20 ms of network between a program and PostgreSQL cost each endpoint.
+"""What 20 ms of network between a program and PostgreSQL cost each endpoint, in round trips.
 
 The time of an endpoint is the median of requests sent one after the other over one connection. It
-is divided by what a single `SELECT 1` takes over the same network, which is one round trip.
+is divided by what `SELECT 1` takes over the same network on an open connection: one round trip.
 """
 
 import http.client
 import json
+import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg2
 
 from benchmarks.data import Data
-from benchmarks.programs import ROOT, SERVICE, Running
+from benchmarks.programs import SERVICE, TEXTBOOK, running
+from tests.servers import relaying
 
+ONE_WAY = 0.010  # seconds
 BODY = {"title": "Buy milk", "priority": "high", "tags": ["home"]}
+TASKS, ONE = "/api/{user_id}/tasks", "/api/{user_id}/tasks/{task_id}"
+
+# The query and the body with which each endpoint is asked. Those that touch no database are left out.
+REQUESTS: dict[str, tuple[str, Any]] = {
+    f"GET {TASKS}": ("?limit=20", None),
+    f"POST {TASKS}": ("", BODY),
+    f"PATCH {TASKS}": ("?completed=false", {"completed": True}),
+    f"DELETE {TASKS}": ("", None),
+    f"GET {ONE}": ("", None),
+    f"PUT {ONE}": ("", BODY),
+    f"PATCH {ONE}": ("", {"title": "Buy more milk"}),
+    f"DELETE {ONE}": ("", None),
+    f"PATCH {ONE}/complete": ("", None),
+    f"POST {ONE}/restore": ("", None),
+    "GET /api/{user_id}/changes": ("?limit=20", None),
+    "GET /api/{user_id}": ("", None),
+    "DELETE /api/{user_id}": ("?confirm={user_id}", None),
+    "GET /health/ready": ("", None),
+}
+NO_DATABASE = {"GET /health"}
 
 
-@contextmanager
-def network(port: int) -> Iterator[int]:
-    """20 ms in front of `port`; yields the port that programs are to use."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.relay", str(port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as relay:
-        assert relay.stdout  # noqa: S101
-        try:
-            yield int(relay.stdout.readline())
-        finally:
-            relay.terminate()
+def measure(data: Data, folder: Path, times: int) -> Iterator[dict[str, Any]]:
+    """Yield the round trip and the time of each endpoint, in milliseconds, of the service and the textbook."""
+    with relaying(data.dsn, delay=ONE_WAY) as relay:
+        dsn = re.sub(r":\d+/", f":{relay.port}/", data.dsn)
+        with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            trip = statistics.median(timed(lambda: cursor.execute("SELECT 1")) for _ in range(times))
+        for program in (SERVICE, TEXTBOOK):
+            with running([program], dsn, 1, folder) as [one]:
+                client = http.client.HTTPConnection("127.0.0.1", one.port, timeout=30)
+                paths = json.loads(ask(client, "GET", "/openapi.json"))["paths"]
+                offered = [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
+                if unknown := set(offered) - set(REQUESTS) - NO_DATABASE:
+                    raise RuntimeError(f"distance.py does not know how to ask {', '.join(sorted(unknown))}")
+                found = {name: endpoint(client, name, times) for name in offered if name in REQUESTS}
+                client.close()
+            yield {"program": program.name, "round_trip": trip, "endpoints": found}
 
 
-def round_trip(dsn: str, times: int) -> float:
-    """The milliseconds that one statement takes over a connection that is open and in autocommit."""
-    with closing(psycopg2.connect(dsn)) as link, link.cursor() as cursor:
-        link.autocommit = True
-        return median(lambda: cursor.execute("SELECT 1"), times)
-
-
-def endpoints(program: Running, data: Data, times: int) -> dict[str, float]:
-    """The median of each endpoint, in milliseconds; of a peer, those that it has."""
-    lines = data.sample.read_text().splitlines()
-    user, task = lines[0].split()
-    tasks, one = f"/api/{user}/tasks", f"/api/{user}/tasks/{task}"
-    client = http.client.HTTPConnection("127.0.0.1", program.port, timeout=30)
-
-    def send(method: str, path: str, body: Any = None) -> Callable[[], Any]:
-        def call() -> Any:
-            data = None if body is None else json.dumps(body)
-            client.request(method, path, data, {"Content-Type": "application/json"} if data else {})
-            answer = client.getresponse()
-            text = answer.read()
-            if answer.status >= 300:
-                raise RuntimeError(f"{program.program.title}: {answer.status} for {method} {path}")
-            return json.loads(text)
-
-        return call
-
-    def delete() -> Callable[[], Any]:  # each a task of its own
-        new = send("POST", "/api/writer-0/tasks", BODY)()
-        return send("DELETE", f"/api/writer-0/tasks/{new['id']}")
-
-    found = {
-        "GET one": median(send("GET", one), times),
-        "GET list": median(send("GET", tasks + "?limit=20"), times),
-        "POST": median(send("POST", "/api/writer-0/tasks", BODY), times),
-        "PATCH complete": median(send("PATCH", one + "/complete"), times),
-    }
-    if program.program is SERVICE:
-        found |= {
-            "PUT": median(send("PUT", one, BODY), times),
-            "PATCH": median(send("PATCH", one, {"title": "Buy more milk"}), times),
-            "DELETE": statistics.median(median(delete(), 1, warm=0) for _ in range(times)),
-            "PATCH many": median(send("PATCH", tasks + "?completed=true", {"completed": True}), times),
-            "DELETE many": median(send("DELETE", "/api/nobody/tasks"), times),
-            "GET summary": median(send("GET", f"/api/{user}"), times),
-            "GET /health/ready": median(send("GET", "/health/ready"), times),
-        }
-    client.close()
-    return found
-
-
-def median(call: Callable[[], Any], times: int, warm: int = 3) -> float:
-    """The median of so many calls, in milliseconds, after some that are not counted."""
-    for _ in range(warm):
-        call()
+def endpoint(client: http.client.HTTPConnection, name: str, times: int) -> float:
+    """Return the median of so many requests, after some that are not counted, each for a task of its own."""
+    method, path = name.split()
+    query, body = REQUESTS[name]
     taken = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        call()
-        taken.append((time.perf_counter() - begin) * 1000)
-    return statistics.median(taken)
+    for _ in range(times + 3):
+        user = f"writer-{uuid4()}"
+        task = json.loads(ask(client, "POST", TASKS.format(user_id=user), BODY))["id"]
+        target = (path + query).format(user_id=user, task_id=task)
+        taken.append(timed(lambda: ask(client, method, target, body)))  # noqa: B023
+    return statistics.median(taken[3:])
+
+
+def ask(client: http.client.HTTPConnection, method: str, path: str, body: Any = None) -> bytes:
+    headers = {} if body is None else {"Content-Type": "application/json"}
+    client.request(method, path, None if body is None else json.dumps(body), headers)
+    response = client.getresponse()
+    text = response.read()
+    if response.status >= 300:
+        raise RuntimeError(f"{response.status} for {method} {path}")
+    return text
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Return how many milliseconds a call takes."""
+    begin = time.perf_counter()
+    call()
+    return (time.perf_counter() - begin) * 1000

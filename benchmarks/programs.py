@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,118 +19,130 @@ import psutil
 from tests.faults.postgres import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-BINARIES = Path(sys.executable).parent
 CONNECTIONS = 20  # to the database, of each worker
 NOBODY = "/api/nobody/tasks/00000000-0000-4000-8000-000000000000"
+
+LOADS = {
+    "read": "read one",
+    "list20": "list 20",
+    "list100": "list 100",
+    "create": "create",
+    "toggle": "toggle",
+    "mix": "mix",
+}
+WRITES = ("create", "toggle", "mix")
 
 
 @dataclass(frozen=True)
 class Program:
-    """One of those that are compared. `command` takes a port and a number of workers."""
+    """One of those that are compared, and the loads it takes. `command` takes a port and a number of workers."""
 
     name: str
     title: str
     command: Callable[[int, int], list[str]]
+    loads: tuple[str, ...] = tuple(LOADS)
 
 
-def _uvicorn(app: str, *options: str) -> Callable[[int, int], list[str]]:
-    # Without a line for each request, which none of the others writes either.
-    quiet = ["--no-access-log", "--log-level", "warning"]
+def uvicorn(app: str, *options: str, python: str = sys.executable) -> Callable[[int, int], list[str]]:
+    """Return the command for an ASGI app, without a line for each request, which no peer writes either."""
     return lambda port, workers: [
-        *(str(BINARIES / "uvicorn"), app, "--port", str(port), *options, *quiet),
+        *(python, "-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning"),
+        *options,
         *(["--workers", str(workers)] if workers > 1 else []),
     ]
 
 
-def _gunicorn(app: str) -> Callable[[int, int], list[str]]:
-    return lambda port, workers: [
-        *(str(BINARIES / "gunicorn"), app, "--bind", f"127.0.0.1:{port}", "--workers", str(workers)),
-        *("--threads", str(CONNECTIONS), "--log-level", "warning"),
-    ]
-
-
-def _node(script: str) -> Callable[[int, int], list[str]]:
+def node(script: str) -> Callable[[int, int], list[str]]:
     return lambda _port, _workers: ["node", str(ROOT / "benchmarks/peers" / script)]  # they read the environment
 
 
-SERVICE = Program("service", "this service", _uvicorn("main:app", "--http", "protocol:LimitedHttp"))
-TEXTBOOK = Program("textbook", "FastAPI + SQLModel session", _uvicorn("benchmarks.peers.textbook:app"))
-ASYNCPG = Program(
-    "asyncpg", "FastAPI + SQLAlchemy asyncio + asyncpg", _uvicorn("benchmarks.peers.asyncio_sqlalchemy:app")
-)
-DJANGO = Program("django", "Django REST framework", _gunicorn("benchmarks.peers.django_rest:application"))
-EXPRESS = Program("express", "Express + pg", _node("express.js"))
-FASTIFY = Program("fastify", "Fastify + pg", _node("fastify.js"))
-CEILING = Program("ceiling", "FastAPI answering a constant", _uvicorn("benchmarks.peers.ceiling:app"))
+OPTIONS = ("--http", "protocol:LimitedHttp")  # as README starts the service
+READS = ("read", "list20")
+SERVICE = Program("service", "this service", uvicorn("main:app", *OPTIONS))
+TEXTBOOK = Program("textbook", "FastAPI + SQLModel, as taught", uvicorn("benchmarks.peers.textbook:app"))
+EXPRESS = Program("express", "Express + pg", node("express.js"))
+FASTIFY = Program("fastify", "Fastify + pg", node("fastify.js"))
+BLACKSHEEP = Program("blacksheep", "BlackSheep + asyncpg", uvicorn("benchmarks.peers.blacksheep_asyncpg:app"), READS)
+LITESTAR = Program("litestar", "Litestar + asyncpg", uvicorn("benchmarks.peers.litestar_asyncpg:app"), READS)
+CONSTANT = Program("constant", "FastAPI answering a constant", uvicorn("benchmarks.peers.constant:app"), ("read",))
+RAW = Program("raw", "raw ASGI answering a constant", uvicorn("benchmarks.peers.raw_asgi:app"), ("list20",))
 
-PEERS = (TEXTBOOK, ASYNCPG, DJANGO, EXPRESS, FASTIFY)
-ALL = {program.name: program for program in (SERVICE, *PEERS, CEILING)}
+PEERS = (TEXTBOOK, EXPRESS, FASTIFY, BLACKSHEEP, LITESTAR)
+ALL = {program.name: program for program in (SERVICE, *PEERS, CONSTANT, RAW)}
 
 
 class Running:
     """A program that takes requests, in a process group of its own."""
 
-    def __init__(self, program: Program, dsn: str, workers: int, log: IO[bytes]) -> None:
+    def __init__(self, program: Program, dsn: str, workers: int, folder: Path, log: IO[bytes]) -> None:
+        """Start it and wait for its first response; `took` says how many seconds that was."""
         self.program = program
-        self._dsn, self._workers, self._log = dsn, workers, log
-        self.start()
-
-    def start(self) -> None:
-        """Start it and wait for its first answer; `took` says how many seconds that was."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         environment = {
-            "DATABASE_URL": self._dsn,
+            "DATABASE_URL": dsn,
             "DATABASE_POOL_SIZE": str(CONNECTIONS),
             "PORT": str(self.port),
-            "WORKERS": str(self._workers),
+            "WORKERS": str(workers),
             "NODE_ENV": "production",
             "LOG_LEVEL": "error",
+            "CONSTANT": str(folder / "constant.json"),  # of raw_asgi.py
         }
         begin = time.perf_counter()
         self._process = subprocess.Popen(
-            self.program.command(self.port, self._workers),
-            cwd=ROOT, env=os.environ | environment, stdout=self._log, stderr=self._log, start_new_session=True,
+            program.command(self.port, workers),
+            cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-        while not self.answers():
+        while not self._answers():
             if self._process.poll() is not None or time.perf_counter() > begin + 60:
-                raise RuntimeError(f"{self.program.title} does not start; see {self._log.name}")
+                self.stop()
+                raise RuntimeError(f"{program.title} does not start:\n{Path(log.name).read_text()[-2000:]}")
             time.sleep(0.005)
         self.took = time.perf_counter() - begin
 
-    def answers(self) -> bool:
-        """Whether it answers a read, be it that there is no such task."""
+    def _answers(self) -> bool:
+        """Tell whether it answers a read, be it that there is no such task."""
         try:
-            with urllib.request.urlopen(self.url + NOBODY, timeout=5) as answer:  # noqa: S310
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(self.url + NOBODY, timeout=5) as response:  # noqa: S310
+                return bool(response.status == 200)
         except urllib.error.HTTPError as error:
             return error.code == 404
         except OSError:
             return False
 
-    def processes(self) -> list[psutil.Process]:
-        """Its process and all that this one has started."""
+    def _processes(self) -> list[psutil.Process]:
         with suppress(psutil.Error):
             parent = psutil.Process(self._process.pid)
             return [parent, *parent.children(recursive=True)]
         return []
 
-    def megabytes(self) -> float:
-        """The resident memory of its largest process, which is one of its workers."""
-        largest = 0
-        for process in self.processes():
-            with suppress(psutil.Error):
-                largest = max(largest, process.memory_info().rss)
-        return largest / 1e6
-
     def cpu_seconds(self) -> float:
-        """The time that its processes have computed so far."""
+        """Return the time that its processes have computed so far."""
         total = 0.0
-        for process in self.processes():
+        for process in self._processes():
             with suppress(psutil.Error):
                 times = process.cpu_times()
                 total += times.user + times.system
         return total
+
+    @contextmanager
+    def watched(self) -> Iterator[list[float]]:
+        """Yield a list whose one item is the most memory, in MB, that its largest process has had so far."""
+        most, done = [0.0], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.25):
+                for process in self._processes():
+                    with suppress(psutil.Error):
+                        most[0] = max(most[0], process.memory_info().rss / 1e6)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield most
+        finally:
+            done.set()
+            watcher.join()
 
     def stop(self) -> None:
         """End it, and at once if it does not end in order."""
@@ -138,22 +151,16 @@ class Running:
                 os.killpg(self._process.pid, number)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
-        self._process.wait(30)
-
-    def restart(self) -> None:
-        """Start it anew, when a load has left it in a state that the next should not find."""
-        self.stop()
-        self.start()
 
 
 @contextmanager
-def running(programs: list[Program], dsn: str, workers: int, logs: Path) -> Iterator[list[Running]]:
+def running(programs: Sequence[Program], dsn: str, workers: int, folder: Path) -> Iterator[list[Running]]:
     """Start the programs on one database. All stay there, idle, while one of them is measured."""
     with ExitStack() as stack:
         started = []
         for program in programs:
-            log = stack.enter_context((logs / f"{program.name}.log").open("ab"))
-            one = Running(program, dsn, workers, log)
+            log = stack.enter_context((folder / f"{program.name}.log").open("ab"))
+            one = Running(program, dsn, workers, folder, log)
             stack.callback(one.stop)
             started.append(one)
         yield started

@@ -1,0 +1,133 @@
+"""More than the database can take, and one user who takes all of it: run by `make bench-overload`.
+
+A policy on the table makes each read of a task wait 200 ms inside PostgreSQL, which costs it no
+CPU, and counts it: 20 connections can carry out 100 statements a second. The clients send twice that.
+"""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg2
+
+from benchmarks.clients import Client, Outcome
+from benchmarks.data import Data, seed
+from benchmarks.programs import SERVICE, running
+from tests.faults.postgres import Postgres
+
+USERS, RATE, SECONDS, COUNTED_FROM = 500, 200, 20, 8
+PATIENCES = (10, 2)
+
+# What each row of the table says, what is to be reached, and what version 1.0.0 reached.
+MEASURED = "2026-11-24"
+ROWS = {
+    "served 10": ("clients that wait 10 s: served, of what they sent after the eighth second", "at least 45 %", "6 %"),
+    "reached 10": ("statements that reached PostgreSQL", "", "1,519"),
+    "for nobody 10": ("of these, for nobody", "at most 5 %", "28 %"),
+    "refused 10": ("503, of 4,000, and after how long", "", "2,057; median 5,573 ms, p95 9,547 ms"),
+    "served 2": ("clients that wait 2 s: served, of what they sent after the eighth second", "at least 45 %", "0 %"),
+    "reached 2": ("statements that reached PostgreSQL", "", "1,481"),
+    "for nobody 2": ("of these, for nobody", "at most 5 %", "78 %"),
+    "refused 2": ("503, of 4,000, and after how long", "", "0"),
+    "lock": (
+        "another user's reads beside 60 requests that wait for a lock",
+        "median under 20 ms",
+        "median 2,985 ms, p95 4,739 ms",
+    ),
+    "lock refused": ("of these, 503", "none", "0 of 80"),
+}
+
+SLOW = """
+CREATE SEQUENCE reached;
+CREATE FUNCTION slow() RETURNS boolean LANGUAGE plpgsql AS
+  'BEGIN PERFORM nextval(''reached''), pg_sleep(0.2); RETURN true; END';
+CREATE POLICY slow ON tasks USING (slow());
+ALTER TABLE tasks ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+"""
+
+
+def measure(server: Postgres, folder: Path) -> dict[str, str]:
+    """Return what was found, in words, by the names of ROWS."""
+    data = seed(server, "overload", folder, tasks=USERS, users=USERS)
+    found: dict[str, str] = {}
+    data.run(SLOW)
+    for patience in PATIENCES:
+        found |= twice_the_load(data, folder, patience)
+    data.run("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
+    return found | beside_a_lock(data, folder)
+
+
+def twice_the_load(data: Data, folder: Path, patience: int) -> dict[str, str]:
+    """Send 200 reads a second to a pool that can take 100."""
+    sample = data.lines()
+    chosen = random.Random(1)  # noqa: S311
+
+    async def load(url: str) -> list[Outcome]:
+        begin = time.monotonic() + 1
+
+        async def once(due: float) -> Outcome:
+            user, task = chosen.choice(sample)
+            client = Client(url, patience)
+            outcome = await client.send(begin, due, "GET", f"/api/{user}/tasks/{task}")
+            client.close()
+            return outcome
+
+        return await asyncio.gather(*(once(number / RATE) for number in range(RATE * SECONDS)))
+
+    data.run("SELECT setval('reached', 1, false)")
+    with running([SERVICE], data.dsn, 1, folder) as [service]:
+        outcomes = asyncio.run(load(service.url))
+    [(reached,)] = data.run("SELECT last_value FROM reached")
+    served = [one for one in outcomes if one.status == 200]
+    refused = [one.seconds * 1000 for one in outcomes if one.status == 503]
+    late = [one for one in outcomes if one.due >= COUNTED_FROM]
+    late_served = sum(one.status == 200 for one in late)
+    return {
+        f"served {patience}": f"{100 * late_served / len(late):.0f} %",
+        f"reached {patience}": f"{int(reached):,}",
+        f"for nobody {patience}": f"{100 - 100 * len(served) / int(reached):.0f} %",
+        f"refused {patience}": f"{len(refused):,}; {times(refused)}",
+    }
+
+
+def beside_a_lock(data: Data, folder: Path) -> dict[str, str]:
+    """Let 60 requests of one user wait for a lock, and have another user read meanwhile."""
+    (busy, locked), (other, task) = data.lines()[:2]
+
+    async def load(url: str) -> list[Outcome]:
+        begin = time.monotonic() + 0.5
+        path = f"/api/{busy}/tasks/{locked}/complete"
+        waiting = [asyncio.ensure_future(Client(url, 10).send(begin, 0, "PATCH", path)) for _ in range(60)]
+        reads = (
+            Client(url, 10).send(begin, 0.5 + number / 20, "GET", f"/api/{other}/tasks/{task}") for number in range(80)
+        )
+        outcomes = await asyncio.gather(*reads)
+        await asyncio.gather(*waiting)
+        return outcomes
+
+    with running([SERVICE], data.dsn, 1, folder) as [service], row_locked(data, locked):
+        outcomes = asyncio.run(load(service.url))
+    refused = sum(one.status == 503 for one in outcomes)
+    return {
+        "lock": times([one.seconds * 1000 for one in outcomes]),
+        "lock refused": f"{refused} of {len(outcomes)}",
+    }
+
+
+@contextmanager
+def row_locked(data: Data, task: str) -> Iterator[None]:
+    with closing(psycopg2.connect(data.dsn)) as connection:
+        connection.cursor().execute("SELECT FROM tasks WHERE id = %s FOR UPDATE", [task])
+        yield
+
+
+def times(milliseconds: list[float]) -> str:
+    """Say the median and the 95th percentile."""
+    if len(milliseconds) < 2:
+        return "none to time"
+    cuts = statistics.quantiles(milliseconds, n=20)
+    return f"median {cuts[9]:,.0f} ms, p95 {cuts[18]:,.0f} ms"

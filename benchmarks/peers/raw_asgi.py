@@ -1,0 +1,14 @@
+"""What uvicorn itself reaches: a constant list of 20, from a file, without any framework."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+BODY = Path(os.environ["CONSTANT"]).read_bytes()
+HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
+
+
+async def app(scope: Any, _receive: Any, send: Any) -> None:
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await send({"type": "http.response.body", "body": BODY})
