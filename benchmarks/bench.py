@@ -117,7 +117,8 @@ class Bench:
                 say(f"{python} is missing: memory is measured without it")
                 continue
             name = subprocess.run([python, "--version"], check=True, capture_output=True, text=True).stdout.strip()
-            service = Program("service", f"this service, {name}", programs.uvicorn("main:app", *programs.OPTIONS, python=python))
+            command = programs.uvicorn("main:app", *programs.OPTIONS, python=python)
+            service = Program("service", f"this service, {name}", command)
             with running([service], self.data.dsn, 1, self.folder) as [one]:
                 for load in LOADS:
                     run = loads.wrk(one, load, self.data, connections=MANY, seconds=self.seconds + 2)
