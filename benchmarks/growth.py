@@ -117,6 +117,7 @@ def grown(name: str, small: Side, large: Side, statement: Any, **more: Any) -> s
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
+        Path(folder).chmod(0o755)  # as root the server is another account
         server = embedded.start(Path(folder) / "postgres")
         small, large = Side(server, "small", 10_000, 100), Side(server, "large", 1_000_000, 10_000)
         body = {"title": "New", "description": None, "priority": "medium", "tags": ["home"], "due_date": None}
