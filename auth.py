@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 from starlette.exceptions import HTTPException
@@ -22,9 +23,14 @@ from starlette.exceptions import HTTPException
 from schemas import USER_ID
 from settings import Settings
 
+Keys = dict[str | None, list[jwt.PyJWK]]  # by the name (`kid`) that a token has for its key
+
 logger = logging.getLogger("tasks")
 
-REMEMBERED = 5000  # verified tokens, at some 250 bytes each
+REMEMBERED = 5000  # verified tokens, at some 400 bytes each
+REMEMBERED_PER_USER = 8  # and these of one user, so that nobody's many tokens crowd out all others
+ALGORITHMS = ("EdDSA", "RS256", "ES256")  # that an issuer may sign with
+KEYS_PER_KID = 4  # keys of one name that a token may be signed with; each costs a forged one a verification
 REFRESH = 300  # seconds between two looks at the keys of the issuer
 REFRESH_EARLY = 30  # and at least these, also when a token names a key that is not known
 FETCH_TIMEOUT = 5  # seconds that the issuer may take for an answer, and be silent for
@@ -50,6 +56,7 @@ class Tokens:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._verified: dict[bytes, tuple[str, float]] = {}  # by digest: whose, and until when
+        self._digests: dict[str, list[bytes]] = {}  # by user, who verified one last at the end: the same digests
 
     def user(self, headers: list[str]) -> str:
         """Return the user whose token is in the request's Authorization headers.
@@ -62,69 +69,84 @@ class Tokens:
         scheme, _, token = headers[0].partition(" ")
         if len(headers) > 1 or scheme.lower() != "bearer":
             raise _refused()
+        token = token.strip()  # or one token with more and more blanks would be as many
         digest = hashlib.blake2b(token.encode(), digest_size=16).digest()
         user, until = self._verified.get(digest, ("", 0.0))
         if time.time() >= until:
-            user, until = self._verify(token.strip())
-            if len(self._verified) >= REMEMBERED:
-                self._verified.clear()
-            self._verified[digest] = user, until
+            user, until = self._verify(token)
+            self._remember(digest, user, until)
         return user
+
+    def _remember(self, digest: bytes, user: str, until: float) -> None:
+        """Keep a verified token, instead of the user's own oldest or those of who verified none for longest."""
+        digests = self._digests.pop(user, [])
+        if digest not in digests:
+            digests.append(digest)
+        if len(digests) > REMEMBERED_PER_USER:
+            del self._verified[digests.pop(0)]
+        self._digests[user] = digests
+        self._verified[digest] = user, until
+        if len(self._verified) > REMEMBERED:
+            for forgotten in self._digests.pop(next(iter(self._digests))):
+                del self._verified[forgotten]
 
     def _verify(self, token: str) -> tuple[str, int]:
         """Return whose token it is, and when it expires, in seconds since 1970."""
-        try:
-            key, algorithm = self._key(token)
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=[algorithm],
-                issuer=self._settings.auth_issuer or None,
-                audience=self._settings.auth_audience or None,
-                leeway=10,  # seconds that the clocks of issuer and service may differ by
-                options={
-                    "require": ["exp", "sub"],
-                    "verify_aud": bool(self._settings.auth_audience),  # or whoever names one would be refused
-                    "enforce_minimum_key_length": True,
-                },
-            )
-        except jwt.PyJWTError:  # whose text may hold a claim: it is neither told nor logged
-            raise _refused() from None
+        for key, algorithm in self._keys_for(token):
+            with suppress(jwt.PyJWTError):  # whose text may hold a claim: it is neither told nor logged
+                return self._claims(token, key, algorithm)
+        raise _refused()
+
+    def _claims(self, token: str, key: Any, algorithm: str) -> tuple[str, int]:
+        """Return the same of a token that this key has signed. Raises PyJWTError for any other."""
+        claims = jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            issuer=self._settings.auth_issuer or None,
+            audience=self._settings.auth_audience or None,
+            leeway=10,  # seconds that the clocks of issuer and service may differ by
+            options={
+                "require": ["exp", "sub"],
+                "verify_aud": bool(self._settings.auth_audience),  # or whoever names one would be refused
+                "enforce_minimum_key_length": True,
+            },
+        )
         if not re.fullmatch(USER_ID, claims["sub"]) or len(claims["sub"]) > 128:
-            raise _refused()
+            raise jwt.InvalidTokenError
         return claims["sub"], int(claims["exp"])
 
-    def _key(self, _token: str) -> tuple[Any, str]:
-        """Return the key that must have signed the token, and the algorithm it is for."""
-        return self._settings.auth_secret.get_secret_value(), "HS256"
+    def _keys_for(self, _token: str) -> list[tuple[Any, str]]:
+        """Return the keys that may have signed the token, each with the one algorithm it is for."""
+        return [(self._settings.auth_secret.get_secret_value(), "HS256")]
 
 
 class IssuerTokens(Tokens):
     """The same, signed with keys that the issuer shows at `AUTH_JWKS_URL` (RFC 7517)."""
 
-    ALGORITHMS = ("EdDSA", "RS256", "ES256")
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._keys: dict[str | None, jwt.PyJWK] = {}
+        self._keys: Keys = {}
         self._shown: object = None
         self._unknown_key = asyncio.Event()
 
-    def _key(self, token: str) -> tuple[Any, str]:
+    def _keys_for(self, token: str) -> list[tuple[Any, str]]:
         if not self._keys:
             raise HTTPException(503, "The keys of the token issuer are not known yet.", {"Retry-After": "1"})
-        key = self._keys.get(jwt.get_unverified_header(token).get("kid"))
-        if key is None:
+        try:
+            kid = jwt.get_unverified_header(token).get("kid")
+        except jwt.PyJWTError:
+            return []
+        if kid not in self._keys:
             self._unknown_key.set()
-            raise jwt.InvalidTokenError
-        return key, key.algorithm_name
+        return [(key, key.algorithm_name) for key in self._keys.get(kid, [])]
 
     async def keep_fresh(self) -> None:
         """Look the keys up now and again, for ever. While that fails, the last good ones serve on."""
         pause = 0.5
         while True:
             try:
-                self._take(await asyncio.to_thread(self._fetch))
+                self._take(*await asyncio.to_thread(self._look_up))
             except Exception as error:  # whatever the issuer does or shows, this must go on
                 logger.warning("The keys at AUTH_JWKS_URL cannot be read: %s", " ".join(str(error).split()))
                 pause = min(2 * pause, REFRESH_EARLY)
@@ -136,23 +158,58 @@ class IssuerTokens(Tokens):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._unknown_key.wait(), REFRESH - REFRESH_EARLY)
 
+    def _look_up(self) -> tuple[object, Keys]:
+        """Return what the issuer shows, and the keys in it; in a thread, for there may be thousands."""
+        shown = self._fetch()
+        if shown == self._shown:
+            return shown, self._keys
+        keys: Keys = {}
+        for jwk in shown.get("keys", []):
+            if (key := _usable(jwk)) and len(keys.setdefault(key.key_id, [])) < KEYS_PER_KID:
+                keys[key.key_id].append(key)
+        if not keys:
+            raise ValueError("there is no key for " + ", ".join(ALGORITHMS))
+        return shown, keys
+
     def _fetch(self) -> Any:
         give_up, body = time.monotonic() + FETCH_TIMEOUT, b""
-        url = self._settings.auth_jwks_url
-        with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as answer:  # noqa: S310  # http(s), by Settings
+        opener = urllib.request.build_opener(_SameHost)
+        with opener.open(self._settings.auth_jwks_url, timeout=FETCH_TIMEOUT) as answer:  # http(s), by Settings
             while part := answer.read1():
                 body += part
                 if len(body) > 1024 * 1024 or time.monotonic() > give_up:  # the service could not end meanwhile
                     raise ValueError("the answer is too long or takes too long")
         return json.loads(body)
 
-    def _take(self, shown: Any) -> None:
-        usable = [key for key in jwt.PyJWKSet.from_dict(shown) if key.algorithm_name in self.ALGORITHMS]
-        if not usable:
-            raise ValueError("there is no key for " + ", ".join(self.ALGORITHMS))
-        if shown != self._shown:
-            self._keys, self._shown = {key.key_id: key for key in usable}, shown
+    def _take(self, shown: object, keys: Keys) -> None:
+        if keys is not self._keys:
+            self._keys, self._shown = keys, shown
             self._verified.clear()  # a key that is shown no more may have been stolen
+            self._digests.clear()
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only to the host that the settings name, and never from https to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        same = (new.scheme, new.netloc) == (old.scheme, old.netloc)
+        if not same and (new.scheme, new.hostname) != ("https", old.hostname):
+            raise ValueError("it redirects to another host, or away from https")
+        fp.close()  # or all of its body would be read, which may never end
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _usable(jwk: Any) -> jwt.PyJWK | None:
+    """Return the key for verifying tokens that an entry of the issuer's list is, if it is one (RFC 7517)."""
+    try:
+        # Whoever sees a private key (`d`) signs with it.
+        if "d" in jwk or (jwk.get("use") or "sig") != "sig" or "verify" not in (jwk.get("key_ops") or ["verify"]):
+            return None
+        key = jwt.PyJWK(jwk)
+    except Exception:  # whatever is odd about it, the others serve on
+        return None
+    return key if key.algorithm_name in ALGORITHMS and isinstance(key.key_id, str | None) else None
 
 
 def _refused() -> HTTPException:

@@ -72,6 +72,7 @@ def pooled(database_url: str) -> bool:
 def new_folder() -> Iterator[Path]:
     """A folder for a PostgreSQL that no other test uses."""
     with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
+        Path(folder).chmod(0o755)  # as root the server is another account
         yield Path(folder)
 
 

@@ -20,6 +20,7 @@ def main(examples: str) -> int:
     """Return 0 when no check has failed."""
     schemathesis = Path(sys.executable).with_name("st")
     with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
+        Path(folder).chmod(0o755)  # as root the server is another account
         url = embedded.start(Path(folder) / "postgres")
         with service("--no-access-log", DATABASE_URL=url) as started:
             failed = 0

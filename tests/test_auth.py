@@ -4,9 +4,11 @@ import asyncio
 import base64
 import hmac
 import http.server
+import io
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,13 +48,17 @@ class Issuer:
         self.delay = 0.0
         self.trickle = 0  # bytes, ten a second, before the answer
         self.asked = 0
+        self.location = ""  # where /jwks redirects to; any other path shows the keys
         issuer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.asked += 1
                 time.sleep(issuer.delay)
-                self.send_response(issuer.status)
+                redirects = issuer.location and self.path == "/jwks"
+                self.send_response(302 if redirects else issuer.status)
+                if redirects:
+                    self.send_header("Location", issuer.location)
                 self.end_headers()
                 for _ in range(issuer.trickle):
                     self.wfile.write(b" ")
@@ -384,6 +390,57 @@ def test_a_verified_token_is_not_verified_again_and_never_outlives_its_exp(
     assert len(verified) == 2
 
 
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tokens that were verified, because they were not remembered."""
+    verified: list[str] = []
+    verify = auth.Tokens._verify
+    monkeypatch.setattr(auth.Tokens, "_verify", lambda self, token: verified.append(token) or verify(self, token))
+    return verified
+
+
+def test_blanks_around_a_token_do_not_make_it_another(
+    with_secret: TestClient, url: str, user: str, verified: list[str]
+) -> None:
+    good = token(user, key=SECRET, algorithm="HS256")
+    for before in range(1, 6):
+        for after in ("", " ", "\t ", "  \t"):
+            headers = {"Authorization": f"Bearer{' ' * before}\t{good}{after}"}
+            assert with_secret.get(url, headers=headers).status_code == 200
+    assert verified == [good]
+
+
+def test_many_tokens_of_one_user_push_out_nobody_elses(
+    with_secret: TestClient, url: str, user: str, verified: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REMEMBERED", 50)
+    mine = bearer(token(user, key=SECRET, algorithm="HS256"))
+    assert with_secret.get(url, headers=mine).status_code == 200
+    for number in range(100):
+        headers = bearer(token(f"other-{user}", key=SECRET, algorithm="HS256", jti=str(number)))
+        assert with_secret.get(f"/api/other-{user}/tasks", headers=headers).status_code == 200
+    assert len(verified) == 101
+    assert with_secret.get(url, headers=mine).status_code == 200
+    assert with_secret.get(f"/api/other-{user}/tasks", headers=headers).status_code == 200
+    assert len(verified) == 101
+
+
+def test_tokens_of_many_users_take_no_more_memory_than_is_set(
+    settings: Settings, verified: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REMEMBERED", 50)
+    names = [f"user-{uuid4()}" for _ in range(40)]
+    headers = [bearer(token(name, key=SECRET, algorithm="HS256", jti=jti)) for name in names for jti in "123"]
+    tokens = auth.Tokens(settings.model_copy(update={"auth_secret": SecretStr(SECRET)}))
+    for one in headers:
+        tokens.user([one["Authorization"]])
+    assert len(tokens._verified) <= 50
+    assert sorted(tokens._verified) == sorted(digest for digests in tokens._digests.values() for digest in digests)
+    for one in reversed(headers[-45:]):
+        tokens.user([one["Authorization"]])
+    assert len(verified) == len(headers), "the last ones were forgotten"
+
+
 def test_an_absurdly_late_exp_is_no_error(with_secret: TestClient, url: str, user: str) -> None:
     headers = bearer(token(user, key=SECRET, algorithm="HS256", exp=10**400))
     assert with_secret.get(url, headers=headers).status_code == 200
@@ -433,6 +490,156 @@ def test_unknown_keys_ask_the_issuer_once_in_30_seconds_at_most(
         assert issuer.asked == 1
 
 
+STRANGERS_RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+STRANGERS = {"EdDSA": STRANGER, "RS256": STRANGERS_RSA}
+SHOWN = {algorithm: public(key, algorithm, "odd") for algorithm, key in STRANGERS.items()}
+ODD: dict[str, Any] = {
+    "not an object": ["kid"],
+    "null": None,
+    "empty": {},
+    "kid is a number": SHOWN["EdDSA"] | {"kid": 1},
+    "kid is a list": SHOWN["EdDSA"] | {"kid": ["odd"]},
+    "alg is a list": SHOWN["EdDSA"] | {"alg": ["EdDSA"]},
+    "alg is none": SHOWN["EdDSA"] | {"alg": "none"},
+    "alg of another kind": SHOWN["RS256"] | {"alg": "ES256"},
+    "kty is a list": SHOWN["EdDSA"] | {"kty": ["OKP"]},
+    "a broken key": SHOWN["EdDSA"] | {"x": "AA"},
+    "a key that is no text": SHOWN["EdDSA"] | {"x": [1]},
+    "half a surrogate pair": SHOWN["EdDSA"] | {"x": "\ud800"},
+    "for encryption": SHOWN["EdDSA"] | {"use": "enc"},
+    "use is a list": SHOWN["EdDSA"] | {"use": ["sig"]},
+    "only for signing": SHOWN["EdDSA"] | {"key_ops": ["sign"]},
+    "key_ops is a number": SHOWN["EdDSA"] | {"key_ops": 1},
+    "a private key": dict(jwt.get_algorithm_by_name("EdDSA").to_jwk(STRANGER, as_dict=True)) | {"kid": "odd"},
+    "a private RSA key": dict(jwt.get_algorithm_by_name("RS256").to_jwk(STRANGERS_RSA, as_dict=True)) | {"kid": "odd"},
+    "a secret": {"kty": "oct", "k": "c2VjcmV0", "kid": "odd"},
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+def test_an_odd_key_of_the_issuer_is_not_taken_and_the_others_serve_on(
+    settings: Settings, issuer: Issuer, url: str, user: str, odd: Any
+) -> None:
+    issuer.keys = [issuer.keys[0], odd, *issuer.keys[1:]]
+    with app_with(settings, auth_jwks_url=issuer.url) as client:
+        eventually(200, lambda: client.get(url, headers=bearer(token(user))))
+        assert client.get(url, headers=bearer(token(user, key=RSA, algorithm="RS256", kid="rsa"))).status_code == 200
+        for algorithm, key in STRANGERS.items():
+            forged = token(user, key=key, algorithm=algorithm, kid="odd")
+            assert client.get(url, headers=bearer(forged)).status_code == 401
+
+
+def test_a_key_that_leaves_open_what_it_is_for_is_taken(
+    settings: Settings, issuer: Issuer, url: str, user: str
+) -> None:
+    issuer.keys = [issuer.keys[0] | {"alg": None, "use": None, "key_ops": None, "kid": None}]
+    with app_with(settings, auth_jwks_url=issuer.url) as client:
+        headers = bearer(jwt.encode(claims(user), ED25519, "EdDSA"))
+        eventually(200, lambda: client.get(url, headers=headers))
+
+
+def test_two_keys_of_one_name_are_both_taken(settings: Settings, issuer: Issuer, url: str, user: str) -> None:
+    other = ed25519.Ed25519PrivateKey.generate()
+    both = {"EdDSA": (ED25519, other), "RS256": (RSA,)}
+    issuer.keys = [public(key, algorithm, "same") for algorithm, keys in both.items() for key in keys]
+    with app_with(settings, auth_jwks_url=issuer.url) as client:
+        eventually(200, lambda: client.get(url, headers=bearer(token(user, kid="same"))))
+        for algorithm, keys in both.items():
+            for key in keys:
+                headers = bearer(token(user, key=key, algorithm=algorithm, kid="same"))
+                assert client.get(url, headers=headers).status_code == 200
+        assert client.get(url, headers=bearer(token(user, key=STRANGER, kid="same"))).status_code == 401
+
+
+def test_a_forged_token_costs_a_few_verifications_at_most(
+    settings: Settings, issuer: Issuer, url: str, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer.keys += [public(ed25519.Ed25519PrivateKey.generate(), "EdDSA", "same") for _ in range(100)]
+    with app_with(settings, auth_jwks_url=issuer.url) as client:
+        eventually(200, lambda: client.get(url, headers=bearer(token(user))))
+        tried = []
+        check = auth.Tokens._claims
+        monkeypatch.setattr(auth.Tokens, "_claims", lambda *given: tried.append(1) or check(*given))
+        assert client.get(url, headers=bearer(token(user, key=STRANGER, kid="same"))).status_code == 401
+        assert 0 < len(tried) < 10
+
+
+@pytest.mark.usefixtures("quick")
+def test_while_keys_are_parsed_requests_are_served(
+    settings: Settings, issuer: Issuer, url: str, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsing, served = threading.Event(), threading.Event()
+    waited = []
+    parse = jwt.PyJWK
+
+    def slow(jwk: Any) -> jwt.PyJWK:
+        parsing.set()
+        waited.append(served.wait(10))
+        return parse(jwk)
+
+    with app_with(settings, auth_jwks_url=issuer.url) as client:
+        eventually(200, lambda: client.get(url, headers=bearer(token(user))))
+        monkeypatch.setattr(auth.jwt, "PyJWK", slow)
+        issuer.keys = issuer.keys[:1]
+        assert parsing.wait(10)
+        assert client.get(url, headers=bearer(token(user))).status_code == 200
+        served.set()
+    assert all(waited), "the request was served only after the keys"
+
+
+@pytest.mark.parametrize(
+    "address", ["http://localhost:{port}/jwks", "http://127.0.0.1:{port}/jwks", "//localhost:{port}"]
+)
+def test_a_redirect_of_the_issuer_to_another_host_is_not_followed(
+    settings: Settings, issuer: Issuer, url: str, user: str, caplog: pytest.LogCaptureFixture, address: str
+) -> None:
+    other = Issuer()
+    issuer.location = address.format(port=other.url.split(":")[2].partition("/")[0])
+    with app_with(settings, auth_jwks_url=issuer.url) as client:
+        for _ in range(200):
+            if "AUTH_JWKS_URL" in caplog.text or other.asked:
+                break
+            time.sleep(0.05)
+        assert client.get(url, headers=bearer(token(user))).status_code == 503
+    assert (issuer.asked > 0, other.asked) == (True, 0)
+    other.close()
+    assert "The keys at AUTH_JWKS_URL cannot be read: it redirects to another host" in caplog.text
+
+
+def test_a_redirect_of_the_issuer_on_its_own_host_is_followed(
+    settings: Settings, issuer: Issuer, url: str, user: str
+) -> None:
+    for location in ("/keys", issuer.url.replace("/jwks", "/jwks/")):
+        issuer.location = location
+        with app_with(settings, auth_jwks_url=issuer.url) as client:
+            eventually(200, lambda: client.get(url, headers=bearer(token(user))))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "followed"),
+    [
+        ("https://a.example/x", "https://a.example/y", True),
+        ("http://a.example/x", "https://a.example/x", True),
+        ("https://a.example/x", "http://a.example/x", False),
+        ("https://a.example/x", "https://b.example/x", False),
+        ("https://a.example/x", "https://a.example.b.example/x", False),
+        ("https://a.example/x", "https://a.example@b.example/x", False),
+        ("http://a.example/x", "http://a.example:81/x", False),
+        ("http://a.example/x", "ftp://a.example/x", False),
+    ],
+)
+def test_a_redirect_leads_to_the_same_host_and_not_away_from_https(old: str, new: str, followed: bool) -> None:
+    def redirect() -> Any:
+        request = urllib.request.Request(old)  # noqa: S310  # nothing is opened
+        return auth._SameHost().redirect_request(request, io.BytesIO(), 302, "", {}, new)
+
+    if followed:
+        assert redirect().full_url == new
+    else:
+        with pytest.raises(ValueError, match="it redirects to another host"):
+            redirect()
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_last_good_keys_serve_on_while_the_issuer_is_down_or_shows_nonsense(
     settings: Settings, issuer: Issuer, url: str, user: str, caplog: pytest.LogCaptureFixture
@@ -480,11 +687,12 @@ def test_a_slow_issuer_delays_no_request(settings: Settings, issuer: Issuer, url
         issuer.delay = 0
 
 
+@pytest.mark.parametrize("location", ["", "/keys"])
 def test_an_issuer_that_trickles_does_not_keep_the_service_from_ending(
-    settings: Settings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     monkeypatch.setattr(auth, "FETCH_TIMEOUT", 1)
-    issuer.trickle = 600
+    issuer.trickle, issuer.location = 600, location
     begin = time.monotonic()
     with app_with(settings, auth_jwks_url=issuer.url):
         while not issuer.asked:
