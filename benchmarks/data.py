@@ -57,7 +57,7 @@ class Data:
     def restore(self) -> None:
         """Remove what loads have created, and what changes have left behind."""
         self.run("DELETE FROM tasks WHERE user_id >= 'writer-' AND user_id < 'writer.'")  # the order is C's
-        self.run("VACUUM ANALYZE tasks")
+        self.run("VACUUM ANALYZE")
 
     def settle(self) -> None:
         """Restore it and have everything written, so that no load pays for the one before it."""
