@@ -88,7 +88,7 @@ def test_when_the_server_has_stopped_its_socket_is_gone(folder: Path, name: str)
         assert not socket_folder.exists()
 
 
-def test_the_service_runs_in_a_checkout_whose_path_has_a_blank(folder: Path) -> None:
+def test_the_service_runs_where_the_path_has_a_blank(folder: Path) -> None:
     checkout = folder / "my projects"
     shutil.copytree(HERE, checkout, ignore=NOT_COPIED)
     with service(folder=checkout, DATABASE_URL="") as started:
@@ -123,9 +123,7 @@ def test_a_path_that_a_shell_would_act_on_is_refused(folder: Path, name: str) ->
     assert not (checkout / ".postgres").exists()
 
 
-def test_programs_in_a_path_that_a_shell_would_act_on_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_programs_in_such_a_path_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(embedded.PROGRAMS.parent, folder / "$(touch x)", symlinks=True)
     monkeypatch.setattr(embedded, "PROGRAMS", folder / "$(touch x)/bin")
     with pytest.raises(SystemExit, match=r"^The path '.*' has a character that a shell would act on"):
