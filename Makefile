@@ -22,7 +22,7 @@ screenshot: .venv/dev  ## Take the picture in the README anew
 	tests/clients/install.sh
 	SCREENSHOT=docs/todo.png $(BIN)/pytest tests/clients -k picture_in_the_readme
 
-test-faults: .venv/dev  ## Run the tests of what production does, which need Debian's PostgreSQL and PgBouncer
+test-faults: .venv/dev  ## Run the tests of what production does, which need servers of Debian's
 	tests/faults/install.sh
 	$(BIN)/pytest tests/faults -p no:randomly
 

@@ -4,45 +4,63 @@ The app hears of a request when its head is complete. Until then uvicorn keeps w
 behind it as many requests as are sent, so that one client could take all of the memory.
 """
 
+from collections import deque
 from typing import Any
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 import errors
 
 MAX_HEAD_SIZE = 64 * 1024  # bytes: request line and headers, and the trailers of a chunked body
 MAX_PIPELINED = 20  # requests that wait on one connection, behind the one that is answered
+NO_HTTP = (400, "This is not a request in HTTP/1.1.")
+TOO_LARGE = (431, f"The head of the request is over {MAX_HEAD_SIZE:,} bytes.")
 
 
 class LimitedHttp(HttpToolsProtocol):
-    """Ends a connection with 431 for a head over `MAX_HEAD_SIZE`, and with 400 for more than `MAX_PIPELINED`."""
+    """Ends a connection whose next head is over `MAX_HEAD_SIZE` (431), or where more than `MAX_PIPELINED` wait."""
+
+    # More names in its dict would be over 30, from where on Python 3.11 looks all of them up more slowly.
+    __slots__ = ("_earlier", "_left_http", "_packet", "_refusal", "_unfinished")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.ws_protocol_class = None  # the service has no WebSocket, and an upgrade is a request like others
         self._packet = 0  # bytes that are being read
         self._unfinished = 0  # bytes since the last end of a head, piece of a body, or chunk
-        self._refusal = (400, "This is not a request in HTTP/1.1.")
+        self._earlier = deque[RequestResponseCycle](maxlen=MAX_PIPELINED + 1)  # requests that others waited behind
+        self._refusal = NO_HTTP
+        self._left_http = False
 
     def data_received(self, data: bytes) -> None:
+        if self._left_http:
+            return
         self._packet = len(data)
         super().data_received(data)
         self._unfinished += self._packet
         if self._unfinished > MAX_HEAD_SIZE and not self.transport.is_closing():
-            self._refusal = (431, f"The head of the request is over {MAX_HEAD_SIZE:,} bytes.")
+            self._refusal = TOO_LARGE
             self.send_400_response("")
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        for cycle in self._earlier:  # uvicorn tells it to the last in line only, and the others would raise
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
     def on_headers_complete(self) -> None:
-        size = max(self._unfinished, 0) + self._packet  # or less: the packet may begin before the head, or end after
-        if size > MAX_HEAD_SIZE and self._head_size() > MAX_HEAD_SIZE:
-            self._refusal = (431, f"The head of the request is over {MAX_HEAD_SIZE:,} bytes.")
+        read, before = self._packet, self._unfinished  # together at least the head: others may be in the packet
+        if (read > MAX_HEAD_SIZE or before + read > MAX_HEAD_SIZE) and self._head_size() > MAX_HEAD_SIZE:
+            self._refusal = TOO_LARGE
             raise ValueError  # which ends in send_400_response()
-        if len(self.pipeline) >= MAX_PIPELINED:
-            self._refusal = (400, f"More than {MAX_PIPELINED} requests wait on this connection.")
-            raise ValueError
-        self._unfinished = -self._packet
+        self._unfinished = -read
+        earlier = self.cycle
         super().on_headers_complete()
+        if self.pipeline:
+            if len(self.pipeline) > MAX_PIPELINED:
+                raise ValueError
+            self._earlier.append(earlier)
         self.headers = []  # where trailers go now: they must not become headers (RFC 9110, section 6.5.1)
 
     def on_body(self, body: bytes) -> None:
@@ -64,6 +82,9 @@ class LimitedHttp(HttpToolsProtocol):
             lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
             self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + bytes(response.body))
         self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:  # after Upgrade or CONNECT: what follows is no HTTP
+        self._left_http = True
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

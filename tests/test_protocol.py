@@ -3,10 +3,13 @@
 import inspect
 import json
 import re
+import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import httpx2
 import psutil
+import psycopg2
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -147,6 +150,38 @@ def test_requests_that_wait_on_a_connection_are_few(started: Service) -> None:
     request = b"GET /health HTTP/1.1\r\n\r\n"
     assert statuses(exchange(started, [request * MAX_PIPELINED + LAST])) == [b"200"] * (MAX_PIPELINED + 1)
     assert len(statuses(exchange(started, [request * 1000]))) < 1000
+
+
+def test_a_client_that_leaves_with_requests_in_line_is_no_error(started: Service, user: str, database_url: str) -> None:
+    task = httpx2.post(f"{started.url}/api/{user}/tasks", json={"title": "any"}).json()
+    slow = f"PATCH /api/{user}/tasks/{task['id']}/complete HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM tasks WHERE user_id = %s FOR UPDATE", [user])
+        with connect(started) as connection:
+            connection.sendall(slow + LAST)
+            time.sleep(1)
+        time.sleep(1)
+        other.rollback()
+    while not httpx2.get(task["url"]).json()["completed"]:
+        time.sleep(0.1)
+    with connect(started) as connection:  # what is logged by then is in the log when this ends
+        connection.sendall(b"nonsense\r\n\r\n")
+        read_to_end(connection)
+    assert not [line for line in started.log if "Traceback" in line]
+
+
+def test_an_upgrade_has_its_response_whatever_follows_it(started: Service, user: str, database_url: str) -> None:
+    task = httpx2.post(f"{started.url}/api/{user}/tasks", json={"title": "any"}).json()
+    slow = f"PATCH /api/{user}/tasks/{task['id']}/complete HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c"
+    with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM tasks WHERE user_id = %s FOR UPDATE", [user])
+        with connect(started) as connection:
+            connection.sendall(f"{slow}\r\n\r\n".encode())
+            time.sleep(0.1)
+            connection.sendall(b"nonsense\r\n\r\n")
+            time.sleep(0.1)
+            other.rollback()
+            assert statuses(read_to_end(connection)) == [b"200"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}"])

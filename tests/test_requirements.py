@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from tests.servers import HERE
 
 # Used without being imported: the server and what makes it faster, and what reads .env for pydantic-settings.
-AT_RUN_TIME = {"httptools", "python-dotenv", "uvicorn", "uvloop"}
+AT_RUN_TIME = {"httptools", "python-dotenv", "uvloop"}
 NOT_HERE = {"colorama"}  # installed on Windows alone; brings nothing along
 FILES = ("requirements.txt", "requirements-dev.txt", "constraints.txt")
 SYSTEMS = [

@@ -1,0 +1,78 @@
+"""Behind a proxy that uses its connections again, each request gets its own response, whoever attacks."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from tests.faults.conftest import hold_log
+from tests.faults.postgres import Postgres
+from tests.faults.proxies import Proxy
+from tests.faults.wire import address
+from tests.servers import LIMITS, ON_A_FREE_PORT, Service, service
+
+SECONDS = 4  # without the mend it took less than one
+ATTACKERS = 4
+
+
+@pytest.fixture(scope="module", params=["as documented", "bare"])
+def started(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[Service]:
+    command = [part for part in ON_A_FREE_PORT if request.param != "bare" or part not in LIMITS]
+    with service("--no-access-log", command=command, DATABASE_URL=postgres.dsn(application_name="proxies")) as started:
+        yield started
+        hold_log(started.log)
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy"])
+def proxy(started: Service, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    with Proxy(request.param, started.url) as proxy:
+        yield proxy
+
+
+def attack(url: str, attacker: str, until: float, upgrade: str, method: str) -> None:
+    """Send requests whose body holds a request of the attacker's, behind blank lines that are passed over.
+
+    There are more of them than a proxy sends with the head, so that the body arrives in pieces.
+    """
+    inner = b"\r\n" * 5000 + f"GET /api/{attacker}/tasks?limit=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    first = (
+        f"{method} /api/{attacker}/tasks HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n"
+        f"Content-Length: {len(inner)}\r\n\r\n"
+    ).encode()
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection(address(url), 2) as connection:  # it may be cut off
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for part in (first, inner[:5000], inner[5000:]):
+                connection.sendall(part)
+                time.sleep(0.002)
+            connection.recv(65536)
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_user_gets_own_responses_while_another_smuggles(proxy: Proxy, upgrade: str, method: str) -> None:
+    victim, attacker = f"victim-{uuid4()}", f"attacker-{uuid4()}"
+    httpx2.post(f"{proxy.url}/api/{attacker}/tasks", json={"title": "of the attacker"}).raise_for_status()
+    own = httpx2.post(f"{proxy.url}/api/{victim}/tasks", json={"title": "of the victim"}).raise_for_status().json()
+    until = time.monotonic() + SECONDS
+    attackers = [
+        threading.Thread(target=attack, args=(proxy.url, attacker, until, upgrade, method)) for _ in range(ATTACKERS)
+    ]
+    for thread in attackers:
+        thread.start()
+    asked = 0
+    try:
+        with httpx2.Client(base_url=proxy.url) as client:
+            while time.monotonic() < until:
+                assert client.get(f"/api/{victim}/tasks").json() == [own]
+                asked += 1
+    finally:
+        for thread in attackers:
+            thread.join(30)
+    assert asked > 20
+    assert [task["title"] for task in httpx2.get(f"{proxy.url}/api/{attacker}/tasks").json()] == ["of the attacker"]
