@@ -1,5 +1,6 @@
 """Behind a proxy that uses its connections again, each request gets its own response, whoever attacks."""
 
+import itertools
 import socket
 import threading
 import time
@@ -34,35 +35,35 @@ def proxy(started: Service, request: pytest.FixtureRequest) -> Iterator[Proxy]:
         yield proxy
 
 
-def attack(url: str, attacker: str, until: float, upgrade: str, method: str) -> None:
+def attack(url: str, attacker: str, until: float, method: str) -> None:
     """Send requests whose body holds a request of the attacker's, behind blank lines that are passed over.
 
-    There are more of them than a proxy sends with the head, so that the body arrives in pieces.
+    There are more of them than a proxy sends with the head, so that the body arrives in pieces. As h2c,
+    for which either proxy was seen to mix responses up.
     """
     inner = b"\r\n" * 5000 + f"GET /api/{attacker}/tasks?limit=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     first = (
-        f"{method} /api/{attacker}/tasks HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n"
+        f"{method} /api/{attacker}/tasks HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
         f"Content-Length: {len(inner)}\r\n\r\n"
     ).encode()
-    while time.monotonic() < until:
+    for pause in itertools.cycle((0, 0.001, 0.003)):  # before or after the response, as the proxy needs it
+        if time.monotonic() > until:
+            return
         with suppress(OSError), socket.create_connection(address(url), 2) as connection:  # it may be cut off
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for part in (first, inner[:5000], inner[5000:]):
                 connection.sendall(part)
-                time.sleep(0.002)
+                time.sleep(pause)
             connection.recv(65536)
 
 
-@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_user_gets_own_responses_while_another_smuggles(proxy: Proxy, upgrade: str, method: str) -> None:
+def test_a_user_gets_own_responses_while_another_smuggles(proxy: Proxy, method: str) -> None:
     victim, attacker = f"victim-{uuid4()}", f"attacker-{uuid4()}"
     httpx2.post(f"{proxy.url}/api/{attacker}/tasks", json={"title": "of the attacker"}).raise_for_status()
     own = httpx2.post(f"{proxy.url}/api/{victim}/tasks", json={"title": "of the victim"}).raise_for_status().json()
     until = time.monotonic() + SECONDS
-    attackers = [
-        threading.Thread(target=attack, args=(proxy.url, attacker, until, upgrade, method)) for _ in range(ATTACKERS)
-    ]
+    attackers = [threading.Thread(target=attack, args=(proxy.url, attacker, until, method)) for _ in range(ATTACKERS)]
     for thread in attackers:
         thread.start()
     asked = 0
