@@ -11,8 +11,8 @@ test: .venv/dev  ## Run all tests, in parallel, against a PostgreSQL of their ow
 	$(BIN)/pytest -n auto
 
 EXAMPLES ?= 400
-fuzz: .venv/dev  ## Hold the service against its openapi.json; EXAMPLES=4000 takes ten times as long
-	$(BIN)/python -m tests.fuzz $(EXAMPLES)
+fuzz: .venv/dev  ## Hold the service against its openapi.json; EXAMPLES=4000 takes ten times as long, SEEDS='1 11' repeats
+	$(BIN)/python -m tests.fuzz $(EXAMPLES) $(SEEDS)
 
 test-clients: .venv/dev  ## Run the tests with real clients, which need Node and Chromium
 	tests/clients/install.sh

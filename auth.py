@@ -18,8 +18,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+import errors
 from schemas import USER_ID
 from settings import Settings
 
@@ -214,3 +218,29 @@ def _usable(jwk: Any) -> jwt.PyJWK | None:
 
 def _refused() -> HTTPException:
     return HTTPException(401, "The token is not valid.", {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+
+
+class OwnerMiddleware:
+    """Lets a request under /api pass whose token belongs to the user in its path.
+
+    It stands before all routes, so that none can be without it, and nothing of a request is looked
+    at before it is known whose it is. Responds with 401 without a good token. To everybody else the
+    user does not exist: 404.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and (path := get_route_path(scope)).startswith("/api/"):
+            request = Request(scope)
+            try:
+                user = scope["app"].state.tokens.user(request.headers.getlist("authorization"))
+                if user != path.split("/")[2]:
+                    raise errors.not_found()
+            except HTTPException as error:
+                response = await errors.handle_http_exception(request, error)
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

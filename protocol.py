@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 import errors
+from middleware import SECURITY_HEADERS
 
 MAX_HEAD_SIZE = 64 * 1024  # bytes: request line and headers, and the trailers of a chunked body
 MAX_PIPELINED = 20  # requests that wait on one connection, behind the one that is answered
@@ -29,7 +30,7 @@ class LimitedHttp(HttpToolsProtocol):
         self.ws_protocol_class = None  # the service has no WebSocket, and an upgrade is a request like others
         self._packet = 0  # bytes that are being read
         self._unfinished = 0  # bytes since the last end of a head, piece of a body, or chunk
-        self._earlier = deque[RequestResponseCycle](maxlen=MAX_PIPELINED + 1)  # requests that others waited behind
+        self._earlier: deque[RequestResponseCycle] | None = None  # requests that others waited behind
         self._refusal = NO_HTTP
         self._left_http = False
 
@@ -44,7 +45,7 @@ class LimitedHttp(HttpToolsProtocol):
             self.send_400_response("")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for cycle in self._earlier:  # uvicorn tells it to the last in line only, and the others would raise
+        for cycle in self._earlier or ():  # uvicorn tells it to the last in line only, and the others would raise
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
@@ -60,6 +61,8 @@ class LimitedHttp(HttpToolsProtocol):
         if self.pipeline:
             if len(self.pipeline) > MAX_PIPELINED:
                 raise ValueError
+            if self._earlier is None:  # which few connections need, and it takes 700 bytes
+                self._earlier = deque(maxlen=MAX_PIPELINED + 1)
             self._earlier.append(earlier)
         self.headers = []  # where trailers go now: they must not become headers (RFC 9110, section 6.5.1)
 
@@ -78,7 +81,7 @@ class LimitedHttp(HttpToolsProtocol):
             status, detail = self._refusal
             path = unquote(getattr(self, "url", b"").partition(b"?")[0].decode("latin-1"))
             response = errors.problem({"path": path}, status, detail, {"Connection": "close"})
-            headers = [*self.server_state.default_headers, *response.raw_headers, *errors.IN_COMMON]
+            headers = [*self.server_state.default_headers, *response.raw_headers, *SECURITY_HEADERS]
             lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
             self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + bytes(response.body))
         self.transport.close()

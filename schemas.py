@@ -6,9 +6,10 @@ import json
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import Header, Path
+from fastapi import Body, Header, Path
 from pydantic import (
     MISSING,
     AfterValidator,
@@ -20,7 +21,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     WithJsonSchema,
-    create_model,
+    model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
@@ -150,44 +151,58 @@ UserId = Annotated[
     str, Path(min_length=1, max_length=128, pattern=USER_ID, description="Whose tasks.", examples=["alice"])
 ]
 TaskId = Annotated[UUID, Path(description="Which task.", examples=[AN_ID])]
-IdempotencyKey = Annotated[
-    str | SkipJsonSchema[None],  # a header is there or not, it is never null
-    Header(min_length=1, max_length=255, pattern="^[!-~]+$", description="Any text of your own.", examples=[AN_ID]),
-]
 
 
-def _parameter(place: str, name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter as OpenAPI writes it."""
-    return {"name": name, "in": place, "description": schema.get("description", ""), "schema": schema}
+def _never_null(schema: dict[str, Any]) -> None:
+    """Leave null out of a header's schema: it is there or not."""
+    schema.update(schema.pop("anyOf")[0])
 
 
 MAX_ETAGS = 8192  # characters of a condition
-
-
-def _etag(name: str, description: str) -> dict[str, Any]:
-    schema = {"type": "string", "maxLength": MAX_ETAGS, "description": description, "examples": ['"42"']}
-    return _parameter("header", name, schema)
-
-
-# For OpenAPI alone: any text may be sent, and one that is no ETag matches none. To have FastAPI
-# hand a header over took a twentieth of a read.
-IF_MATCH = _etag("if-match", "An `ETag` that the task must still have, else 412. `*` is any.")
-IF_NONE_MATCH = _etag("if-none-match", "An `ETag`. While it is still the same, the answer is 304.")
+IdempotencyKey = Annotated[
+    Annotated[str, Field(min_length=1, max_length=255, pattern="^[!-~]+$")] | None,
+    Field(json_schema_extra=_never_null),
+    Header(description="Any text of your own.", examples=[AN_ID]),
+]
+ETags = Annotated[
+    Annotated[str, Field(max_length=MAX_ETAGS)] | None,
+    Field(json_schema_extra=_never_null),
+]
+IfMatch = Annotated[
+    ETags, Header(description="An `ETag` that the task must still have, else 412. `*` is any.", examples=['"42"'])
+]
+IfNoneMatch = Annotated[
+    ETags, Header(description="An `ETag`. While it is still the same, the response is 304.", examples=['"42"'])
+]
 
 # ---- Query parameters -----------------------------------------------------------------------
 
-# What a list can be sorted by, and what a cursor holds of it. A leading "-" turns the order round.
-SORTS: dict[str, Any] = {
-    "created_at": Timestamp,
-    "updated_at": Timestamp,
-    "due_date": Timestamp | None,
-    "priority": Priority,
-    "title": Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")],  # older ones hold others
-    "order": Order | None,
+Sort = Literal[
+    "created_at",
+    "-created_at",
+    "updated_at",
+    "-updated_at",
+    "due_date",
+    "-due_date",
+    "priority",
+    "-priority",
+    "title",
+    "-title",
+    "order",
+    "-order",
+]
+
+# What a cursor holds for each of them: the value that is sorted by, and the id that breaks ties.
+POSITIONS: dict[str, TypeAdapter[tuple[Any, UUID]]] = {
+    "created_at": TypeAdapter(tuple[Timestamp, UUID]),
+    "updated_at": TypeAdapter(tuple[Timestamp, UUID]),
+    "due_date": TypeAdapter(tuple[Timestamp | None, UUID]),
+    "priority": TypeAdapter(tuple[Priority, UUID]),
+    "title": TypeAdapter(
+        tuple[Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")], UUID]
+    ),  # older ones hold others
+    "order": TypeAdapter(tuple[Order | None, UUID]),
 }
-# Types that are made at run time, here and for `sort` below, are none to mypy.
-PLACES = {name: TypeAdapter[Any](tuple[kind, UUID]) for name, kind in SORTS.items()}  # type: ignore[valid-type]
-REPEATABLE = {"priority", "tag"}  # the filters that take several values
 MAX_REPEATED = 100
 MAX_QUERY = 4096  # characters of all parameters but the cursor: `Link` repeats them, and proxies take 8 KiB
 CHECKSUM_BYTES = 9
@@ -211,6 +226,16 @@ class Filters(BaseModel):
     due_after: Timestamp | MISSING = Field(MISSING, description="Due later than this.", examples=[A_TIME])
     updated_after: Timestamp | MISSING = Field(MISSING, description="Changed later than this.", examples=[A_TIME])
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_size(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if 6 * len(str(values)) > MAX_QUERY:  # encoded, no byte becomes more than six
+            others = {name: value for name, value in values.items() if name != "cursor"}
+            if len(urlencode(others, doseq=True)) > MAX_QUERY:
+                message = "Query should have at most {most} characters beside the cursor"
+                raise PydanticCustomError("query_too_long", message, {"most": f"{MAX_QUERY:,}"})
+        return values
+
     def given(self) -> dict[str, Any]:
         """Return what is given, by name."""
         return self.model_dump(include=set(Filters.model_fields))
@@ -225,7 +250,7 @@ class Selection(Filters):
 class ListQuery(Filters):
     """Which tasks, in which order, and how many at once."""
 
-    sort: Literal[*(sign + name for name in SORTS for sign in ("", "-"))] = Field(  # type: ignore[valid-type]
+    sort: Sort = Field(
         "-created_at",
         description="A null `due_date` or `order` comes last, and first with `-`. Ties are broken by `id`.",
     )
@@ -236,32 +261,25 @@ class ListQuery(Filters):
     )
 
     def cursor_after(self, task: dict[str, Any], user_id: str) -> str:
-        """Return the cursor of the page that begins behind `task`, as it was answered."""
-        place = json.dumps([task[self.sort.removeprefix("-")], task["id"]], ensure_ascii=False)
-        return self._cursor(place.encode(), user_id)
+        """Return the cursor of the page that begins behind `task`, as it was sent."""
+        position = json.dumps([task[self.sort.removeprefix("-")], task["id"]], ensure_ascii=False)
+        return self._encode(position.encode(), user_id)
 
-    def place(self, user_id: str) -> tuple[Any, UUID]:
-        """Return what the cursor holds: the value that is sorted by, and the id.
+    def decode_cursor(self, user_id: str) -> tuple[Any, UUID]:
+        """Return the position that the cursor holds: the value that is sorted by, and the id.
 
         Raises ValueError when it was cut, changed, or made for another list.
         """
-        place = base64.urlsafe_b64decode(f"{self.cursor}==")[CHECKSUM_BYTES:]
-        if self.cursor != self._cursor(place, user_id):
+        position = base64.urlsafe_b64decode(f"{self.cursor}==")[CHECKSUM_BYTES:]
+        if self.cursor != self._encode(position, user_id):
             raise ValueError("the cursor was not made for this list")
-        found: tuple[Any, UUID] = PLACES[self.sort.removeprefix("-")].validate_json(place)
-        return found
+        return POSITIONS[self.sort.removeprefix("-")].validate_json(position)
 
-    def _cursor(self, place: bytes, user_id: str) -> str:
+    def _encode(self, position: bytes, user_id: str) -> str:
         # Not a signature: whoever forges one gains nothing but another place in their own list.
         made_for = json.dumps([user_id, self.sort, self.model_dump_json(include=set(Filters.model_fields))])
-        checksum = hashlib.blake2b(made_for.encode() + place, digest_size=CHECKSUM_BYTES).digest()
-        return base64.urlsafe_b64encode(checksum + place).rstrip(b"=").decode()
-
-
-def parameters(query: type[Filters]) -> list[dict[str, Any]]:
-    """Return the fields of `query` as the query parameters of an operation, for OpenAPI."""
-    fields = query.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
-    return [_parameter("query", name, schema) for name, schema in fields.items()]
+        checksum = hashlib.blake2b(made_for.encode() + position, digest_size=CHECKSUM_BYTES).digest()
+        return base64.urlsafe_b64encode(checksum + position).rstrip(b"=").decode()
 
 
 # ---- Request bodies -------------------------------------------------------------------------
@@ -282,18 +300,34 @@ class TaskInput(BaseModel):
     order: Order | None = None
 
 
-MAY_BE_MISSING: dict[str, Any] = {name: (kind | MISSING, MISSING) for name, kind in TaskInput.__annotations__.items()}
-TaskPatch = create_model(
-    "TaskPatch",
-    __doc__="Some fields of a task. What is left out stays; `null` clears a field that can be null.",
-    **MAY_BE_MISSING,
-)
+class TaskPatch(BaseModel):
+    """Some fields of a task. What is left out stays; `null` clears a field that can be null."""
+
+    title: Title | MISSING = MISSING
+    description: Description | MISSING | None = MISSING
+    completed: Completed | MISSING = MISSING
+    priority: Priority | MISSING = MISSING
+    tags: Tags | MISSING = MISSING
+    due_date: DueDate | MISSING | None = MISSING
+    order: Order | MISSING | None = MISSING
 
 
 class Completion(BaseModel):
     """Whether the task is done from now on. Sent twice, it does no more than sent once."""
 
     completed: Completed
+
+
+def _no_null(value: object) -> object:
+    if value is None:
+        raise PydanticCustomError("body_missing", "Input should be an object, or there should be no body")
+    return value
+
+
+OptionalCompletion = Annotated[Completion | SkipJsonSchema[None], BeforeValidator(_no_null)]
+SomeFields = Annotated[
+    TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in TaskPatch.model_fields]})
+]
 
 
 # ---- Answers --------------------------------------------------------------------------------

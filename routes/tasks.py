@@ -1,22 +1,17 @@
-"""The tasks of a user. Each endpoint is one SQL statement, and the JSON it makes is passed on."""
+"""The tasks of a user. Each endpoint is one SQL statement, and the JSON that it makes is the response."""
 
 import hashlib
 import json
+import random
 import re
-import secrets
 from bisect import bisect
-from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache
 from itertools import accumulate
-from typing import Annotated, Any, TypeVar
-from urllib.parse import quote, urlencode
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote, urlencode
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Body, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
-from pydantic.json_schema import SkipJsonSchema
+from fastapi import Query, Request, Response
 from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 
@@ -24,17 +19,14 @@ import errors
 import queries
 import schemas
 from errors import declared, with_headers
-from queries import Columns, Statement
-from routes import API_ROUTER
-from schemas import IdempotencyKey, TaskId, TaskInput, TaskPatch, UserId
+from routes import API_ROUTER, fetch
+from routing import DirectRouter, JSONBytes
+from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
 TAG = {"name": "tasks", "description": "A user's tasks, one by one and many at once."}
-router = APIRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
+router = DirectRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
 
 WRITTEN = with_headers(200, "ETag") | declared(404, 412)
-GUARDED = {"parameters": [schemas.IF_MATCH]}
-
-MAX_SHORT = 100  # a page of so many tasks is never much over queries.MAX_PAGE_SIZE: none has more than 22 KB
 
 # The most asked for come first: the router tries them in this order.
 
@@ -43,36 +35,37 @@ MAX_SHORT = 100  # a page of so many tasks is never much over queries.MAX_PAGE_S
     "",
     response_model=list[schemas.Task],
     responses=with_headers(200, "ETag", "Link", "X-Total-Count") | declared(304),
-    openapi_extra={"parameters": [schemas.IF_NONE_MATCH, *schemas.parameters(schemas.ListQuery)]},
 )
-async def list_tasks(request: Request, user_id: UserId) -> Response:
+async def list_tasks(
+    request: Request,
+    user_id: UserId,
+    query: Annotated[schemas.ListQuery, Query()],
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """A page of the user's tasks, newest first.
 
     When more follow, `Link` has the address of the next page. Following it to the end gives each
     task once, also while others are added or removed.
     """
-    if_none_match = _etags(request, "if-none-match", "")
-    query = _query(request, schemas.ListQuery)
-    filters = query.given()
-    values: dict[str, Any] = {"limit": query.limit + 1}  # one more than is shown tells whether more follow
-    if query.cursor is not None:
-        try:
-            values["after_value"], values["after_id"] = query.place(user_id)
-        except ValueError:
-            raise errors.invalid(("query", "cursor"), "Cursor is not one of this list", "cursor") from None
-    after = query.cursor is not None
-    long = query.limit > MAX_SHORT
-    statement = queries.list_tasks(query.sort, frozenset(filters), after=after, total=query.total, long=long)
-    rows = await _fetch(request, statement, user_id=user_id, **values, **queries.filter_values(filters))
+    tasks_url = _tasks_url(request, user_id)
+    statement = queries.list_tasks(
+        user_id,
+        tasks_url=tasks_url,
+        sort=query.sort,
+        filters=query.given(),
+        after=_after(query, user_id),
+        limit=query.limit + 1,  # one more than is shown tells whether more follow
+        total=query.total,
+    )
+    rows = await fetch(request, statement)
     page, body = _page([task for task, _ in rows[: query.limit] if task is not None])
-    headers = {"X-Total-Count": str(rows[0][1])} if query.total else {}
+    headers = []
+    if query.total:
+        headers.append((b"x-total-count", f"{rows[0][1]}".encode()))
     if page and len(rows) > len(page):
-        cursor = query.cursor_after(json.loads(page[-1]), user_id)
-        others = _beside_cursor(request)
-        next_page = f"{_tasks_url(request, user_id)[:-1]}?{urlencode([*others, ('cursor', cursor)])}"
-        headers["Link"] = f'<{next_page}>; rel="next"'
-    headers["ETag"] = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
-    return _unless_same(if_none_match, body, headers)
+        headers.append((b"link", _next_page(request, query, tasks_url, json.loads(page[-1]), user_id)))
+    etag = hashlib.sha256(body, usedforsecurity=False).hexdigest()[:32]
+    return _unless_same(if_none_match, body, etag, *headers)
 
 
 @router.post(
@@ -86,238 +79,198 @@ async def create_task(
 ) -> Response:
     """Create one task. `Location` has its address.
 
-    With an `Idempotency-Key`, sending it again makes no second task: the answer is the task as it
+    With an `Idempotency-Key`, sending it again makes no second task: the response is the task as it
     is by now, with `Idempotent-Replayed: true`.
     """
     # The id comes from owner and key, so that the table's primary key is what makes it happen once.
     task_id = uuid4() if idempotency_key is None else _digest(user_id, idempotency_key)
     fingerprint = None if idempotency_key is None else _digest(body.model_dump_json())
-    version = secrets.randbits(53)  # anywhere, see models.Task; 53 bits are exact in JavaScript too
-    statement = queries.create_task(completed=body.completed, keyed=idempotency_key is not None)
-    values = body.model_dump() | {"task_id": task_id, "version": version, "fingerprint": fingerprint}
-    [(task, version_now, first_fingerprint)] = await _fetch(request, statement, user_id=user_id, **values)
-    if fingerprint != first_fingerprint:
-        where = ("header", "Idempotency-Key")
+    version = random.getrandbits(53)  # anywhere, see models.Task; exact in JavaScript too
+    tasks_url = _tasks_url(request, user_id)
+    fields = body.model_dump(mode="json")
+    statement = queries.create_task(
+        user_id, task_id, tasks_url=tasks_url, fields=fields, version=version, fingerprint=fingerprint
+    )
+    [(task, found_version, found_fingerprint)] = await fetch(request, statement)
+    if found_fingerprint != fingerprint:
+        where = ("header", "idempotency-key")
         raise errors.invalid(where, "The key was sent before with another body", "idempotency_key_reused")
-    headers = {"Location": f"{_tasks_url(request, user_id)}{task_id}", "ETag": f'"{version_now}"'}
-    if version_now != version:
-        headers["Idempotent-Replayed"] = "true"
-    return _answer(task, headers, 201)
+    headers = [(b"location", f"{tasks_url}{task_id}".encode()), (b"etag", b'"%d"' % found_version)]
+    if found_version != version:
+        headers.append((b"idempotent-replayed", b"true"))
+    return JSONBytes(task, 201, headers)
 
 
-@router.get(
-    "/{task_id}",
-    response_model=schemas.Task,
-    responses=with_headers(200, "ETag") | declared(304, 404),
-    openapi_extra={"parameters": [schemas.IF_NONE_MATCH]},
-)
-async def read_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
+@router.get("/{task_id}", response_model=schemas.Task, responses=with_headers(200, "ETag") | declared(304, 404))
+async def read_task(request: Request, user_id: UserId, task_id: TaskId, if_none_match: IfNoneMatch = None) -> Response:
     """One task."""
-    if_none_match = _etags(request, "if-none-match", "")
-    return _unless_same(if_none_match, *await _fetch_task(request, queries.READ_TASK, user_id=user_id, task_id=task_id))
+    rows = await fetch(request, queries.read_task(user_id, task_id, tasks_url=_tasks_url(request, user_id)))
+    if not rows:
+        raise errors.not_found()
+    [(task, version)] = rows
+    return _unless_same(if_none_match, task, version)
 
 
-@router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
+@router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN)
 async def complete_task(
-    request: Request, user_id: UserId, task_id: TaskId, body: schemas.Completion | SkipJsonSchema[None] = None
+    request: Request,
+    user_id: UserId,
+    task_id: TaskId,
+    body: schemas.OptionalCompletion = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """Toggle a task without a body, or set it with `{"completed": true}`, which is safe to repeat."""
     if body is not None:
-        return await _set_fields(request, user_id, task_id, body)
-    await _check_that_there_is_no_body(request)
-    return _answer(*await _write_task(request, queries.toggle_task, user_id=user_id, task_id=task_id))
+        return await _set_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
+    tasks_url, versions = _tasks_url(request, user_id), _versions(if_match)
+    return _written(await fetch(request, queries.toggle_task(user_id, task_id, tasks_url=tasks_url, versions=versions)))
 
 
-@router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
-async def update_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch) -> Response:
+@router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
+async def update_task(
+    request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch, if_match: IfMatch = None
+) -> Response:
     """Change the fields that are sent. `null` clears one that can be null."""
-    return await _set_fields(request, user_id, task_id, body)
+    return await _set_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
 
 
-@router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN, openapi_extra=GUARDED)
-async def replace_task(request: Request, user_id: UserId, task_id: TaskId, body: TaskInput) -> Response:
+@router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
+async def replace_task(
+    request: Request, user_id: UserId, task_id: TaskId, body: TaskInput, if_match: IfMatch = None
+) -> Response:
     """Replace a task. A field that is left out goes back to its default."""
-    return await _set_fields(request, user_id, task_id, body)
+    return await _set_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
 
 
-@router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412), openapi_extra=GUARDED)
-async def delete_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
-    """Delete a task. The answer is the task that was deleted, so that "undo" can create it again."""
-    task, _ = await _write_task(request, queries.delete_task, user_id=user_id, task_id=task_id)
-    return _answer(task)
+@router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412))
+async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
+    """Delete a task. The response is the task that was deleted, so that "undo" can create it again."""
+    statement = queries.delete_task(
+        user_id, task_id, tasks_url=_tasks_url(request, user_id), versions=_versions(if_match)
+    )
+    return _written(await fetch(request, statement), etag=False)
 
 
 # ---- All that the filters select ------------------------------------------------------------
 
-SELECTION = {"parameters": schemas.parameters(schemas.Selection)}
-SomeFields = Annotated[
-    TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in TaskPatch.model_fields]})
-]
 
-
-@router.patch("", response_model=schemas.Updated, openapi_extra=SELECTION)
-async def update_tasks(request: Request, user_id: UserId, body: SomeFields) -> Response:
+@router.patch("", response_model=schemas.Updated)
+async def update_tasks(
+    request: Request, user_id: UserId, selection: Annotated[schemas.Selection, Query()], body: schemas.SomeFields
+) -> Response:
     """Change every task that the filters select ("toggle all"). At least one field must be sent."""
-    values, given = body.model_dump(), _query(request, schemas.Selection).given()
-    if not values:
+    fields = body.model_dump(mode="json")
+    if not fields:
         raise errors.invalid(("body",), "Input should have a field to change", "nothing_to_change")
-    statement = queries.update_tasks(frozenset(values), frozenset(given))
-    [(number,)] = await _fetch(request, statement, user_id=user_id, **values, **queries.filter_values(given))
-    return _answer(f'{{"updated": {number}}}')
+    [(count,)] = await fetch(request, queries.update_tasks(user_id, fields=fields, filters=selection.given()))
+    return JSONBytes(b'{"updated": %d}' % count)
 
 
-@router.delete("", response_model=schemas.Deleted, openapi_extra=SELECTION)
-async def delete_tasks(request: Request, user_id: UserId) -> Response:
+@router.delete("", response_model=schemas.Deleted)
+async def delete_tasks(request: Request, user_id: UserId, selection: Annotated[schemas.Selection, Query()]) -> Response:
     """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
-    given = _query(request, schemas.Selection).given()
-    statement = queries.delete_tasks(frozenset(given))
-    [(number,)] = await _fetch(request, statement, user_id=user_id, **queries.filter_values(given))
-    return _answer(f'{{"deleted": {number}}}')
+    [(count,)] = await fetch(request, queries.delete_tasks(user_id, filters=selection.given()))
+    return JSONBytes(b'{"deleted": %d}' % count)
 
 
 # ---- What they share ------------------------------------------------------------------------
 
 
-Query = TypeVar("Query", bound=schemas.Filters)
-
-
-def _query(request: Request, model: type[Query]) -> Query:
-    """Return the query parameters as a `model`; raise 422 for what it does not take.
-
-    FastAPI's `Query()` asks the model for the type of each of its fields at every request, which
-    took a sixth of the time of a list. And of a parameter that is sent twice it takes the last.
-    """
-    # Encoded, no byte becomes more than six.
-    longest = 6 * len(request.scope["query_string"])
-    if longest > schemas.MAX_QUERY and len(urlencode(_beside_cursor(request))) > schemas.MAX_QUERY:
-        msg = f"Query should have at most {schemas.MAX_QUERY:,} characters beside the cursor"
-        raise errors.invalid(("query",), msg, "query_too_long")
-    values: dict[str, Any] = {}
-    for name, value in request.query_params.multi_items():
-        if name in schemas.REPEATABLE:
-            values.setdefault(name, []).append(value)
-        elif name in values:
-            raise errors.invalid(("query", name), "Parameter should be there once", "repeated")
-        else:
-            values[name] = value
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise RequestValidationError([one | {"loc": ("query", *one["loc"])} for one in error.errors()]) from None
-
-
-def _beside_cursor(request: Request) -> list[tuple[str, str]]:
-    """Return the query parameters that `Link` repeats."""
-    return [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-
-
-async def _check_that_there_is_no_body(request: Request) -> None:
-    """Raise 422 for a body of `null`, and for one that was announced and did not arrive.
-
-    The server drops the body of a request that asks for an Upgrade, as some clients do on plain
-    HTTP. What was to set a task must not toggle it then.
-    """
-    sent = request.headers.get("content-length", "0") != "0"
-    lost = "transfer-encoding" in request.headers and "upgrade" in request.headers
-    if sent or lost or await request.body():
-        raise errors.invalid(("body",), "Input should be an object, or there should be no body", "body_missing")
-
-
-async def _fetch(request: Request, statement: Statement[*Columns], **values: Any) -> list[tuple[*Columns]]:
-    await request.body()  # also of a GET or DELETE: one that is too large is refused before anything is done
-    values |= {"tasks_url": _tasks_url(request, values["user_id"]), "now": datetime.now(UTC)}
-    rows: list[tuple[*Columns]] = await request.app.state.database.fetch(statement, **values)
-    return rows
-
-
-async def _fetch_task(request: Request, statement: Statement[Any, Any], **values: Any) -> tuple[str, dict[str, str]]:
-    """Return the task that `statement` returns, and its ETag as a header.
-
-    Raises 404 when it does not exist, and 412 when `If-Match` names another version.
-    """
-    rows = await _fetch(request, statement, **values)
-    if not rows:
-        raise errors.not_found()
-    [(task, version)] = rows
-    if task is None:
-        raise HTTPException(412, "The task has been changed since.")
-    return task, {"ETag": f'"{version}"'}
-
-
-def _etags(request: Request, name: str, default: str) -> str:
-    """Return the header of this name; raise 422 for one that is too long."""
-    value = request.headers.get(name, default)
-    if len(value) > schemas.MAX_ETAGS:
-        msg = f"Header should have at most {schemas.MAX_ETAGS:,} characters"
-        raise errors.invalid(("header", name), msg, "string_too_long")
-    return value.strip()
+async def _set_fields(
+    request: Request, user_id: str, task_id: UUID, fields: dict[str, Any], if_match: str | None
+) -> Response:
+    tasks_url, versions = _tasks_url(request, user_id), _versions(if_match)
+    statement = queries.update_task(user_id, task_id, tasks_url=tasks_url, fields=fields, versions=versions)
+    return _written(await fetch(request, statement))
 
 
 ETAGS = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
 
 
-async def _write_task(
-    request: Request, write: Callable[..., Statement[Any, Any]], **values: Any
-) -> tuple[str, dict[str, str]]:
-    """Return the task as `write` leaves it, like `_fetch_task`, if `If-Match` allows."""
-    if_match = _etags(request, "if-match", "*")
-    if if_match != "*":
-        # `W/` is passed over: a proxy that compresses adds it, and the version stays the same.
-        values["versions"] = [int(version) for version in ETAGS.findall(if_match)]
-    return await _fetch_task(request, write(guarded=if_match != "*"), **values)
+def _versions(if_match: str | None) -> list[int] | None:
+    """Return the versions that `If-Match` names, or None when any will do (RFC 9110, section 13.1.1)."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    # `W/` is passed over: a proxy that compresses adds it, and the version stays the same.
+    return [int(version) for version in ETAGS.findall(if_match)]
 
 
-async def _set_fields(request: Request, user_id: str, task_id: UUID, body: BaseModel) -> Response:
-    values = body.model_dump()
-    write = partial(queries.update_task, frozenset(values))
-    return _answer(*await _write_task(request, write, user_id=user_id, task_id=task_id, **values))
+def _written(rows: list[tuple[bytes | None, int | None]], *, etag: bool = True) -> Response:
+    """Return the task that was written. Raises 404 when there is none, and 412 when it has another version."""
+    if not rows:
+        raise errors.not_found()
+    [(task, version)] = rows
+    if task is None:
+        raise HTTPException(412, "The task has been changed since.")
+    return JSONBytes(task, 200, [(b"etag", f'"{version}"'.encode())] if etag else [])
 
 
-def _page(tasks: list[str]) -> tuple[list[str], bytes]:
+def _page(tasks: list[bytes]) -> tuple[list[bytes], bytes]:
     """Return as many of the tasks as fit into a page, but at least one, and their JSON array."""
-    body = f"[{','.join(tasks)}]".encode()
+    body = b"[" + b",".join(tasks) + b"]"
     if len(body) <= queries.MAX_PAGE_SIZE or len(tasks) == 1:
         return tasks, body
-    ends = accumulate((len(task.encode()) + 1 for task in tasks), initial=1)  # of the array behind each task
+    ends = accumulate((len(task) + 1 for task in tasks), initial=1)  # of the array behind each task
     return _page(tasks[: max(1, bisect(list(ends), queries.MAX_PAGE_SIZE) - 1)])
 
 
-def _unless_same(if_none_match: str, body: str | bytes, headers: dict[str, str]) -> Response:
-    """The answer to a read, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
-    if if_none_match == "*" or headers["ETag"] in if_none_match:
-        return Response(status_code=304, headers=headers)
-    return _answer(body, headers)
-
-
-def _answer(text: str | bytes, headers: dict[str, str] | None = None, status: int = 200) -> Response:
-    return Response(text, status, headers, "application/json")
+def _unless_same(if_none_match: str | None, body: bytes, etag: object, *headers: tuple[bytes, bytes]) -> Response:
+    """Return what was read, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
+    quoted = f'"{etag}"'
+    all_headers = [(b"etag", quoted.encode()), *headers]
+    if if_none_match is not None and (if_none_match.strip() == "*" or quoted in if_none_match):
+        response = Response(status_code=304)
+        response.raw_headers = all_headers
+        return response
+    return JSONBytes(body, 200, all_headers)
 
 
 def _digest(*parts: str) -> UUID:
-    """An id that is always the same for these texts, in the form of version 4."""
+    """Return an id that is always the same for these texts, in the form of version 4."""
     return UUID(bytes=hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest(), version=4)
+
+
+def _after(query: schemas.ListQuery, user_id: str) -> tuple[Any, UUID] | None:
+    if query.cursor is None:
+        return None
+    try:
+        return query.decode_cursor(user_id)
+    except ValueError:
+        raise errors.invalid(("query", "cursor"), "Cursor does not belong to this list", "cursor") from None
+
+
+def _next_page(request: Request, query: schemas.ListQuery, tasks_url: str, last: dict[str, Any], user_id: str) -> bytes:
+    """Return the value of `Link` that leads to the page behind the task `last` (RFC 8288)."""
+    given = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    parameters = [(name, value) for name, value in given if name != "cursor"]
+    parameters.append(("cursor", query.cursor_after(last, user_id)))
+    return f'<{tasks_url[:-1]}?{urlencode(parameters)}>; rel="next"'.encode()
 
 
 HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
 
 
 def _tasks_url(request: Request, user_id: str) -> str:
-    """The absolute address of the user's tasks as the client sees it, with a slash at its end.
+    """Return the absolute address of the user's tasks as the client sees it, with a slash at its end.
 
     A proxy may say in `X-Forwarded-Proto` and `X-Forwarded-Host` what was asked of it. Anybody
     else may say so as well: the address goes back to whoever asked, and to nobody else.
     """
-    scheme = _forwarded(request, "proto")
-    if scheme not in ("http", "https", "ws", "wss"):
-        scheme = request.scope["scheme"]
-    hosts = (_forwarded(request, "host"), request.headers.get("host", ""))
-    # Else its own: request.base_url would take a Host of any length, and each task repeats it.
-    own = dict(request.scope, headers=[], path="/", query_string=b"")
-    host = next(filter(HOST.fullmatch, hosts), None) or URL(scope=own).netloc
-    root = request.scope.get("root_path", "").rstrip("/")
-    return f"{scheme.replace('ws', 'http')}://{host}{root}/api/{quote(user_id, safe='')}/tasks/"
+    headers = dict(reversed(request.scope["headers"]))
+    host = headers.get(b"host", b"")
+    forwarded = headers.get(b"x-forwarded-proto", b""), headers.get(b"x-forwarded-host", b"")
+    origin = _origin(request.scope["scheme"], host, *forwarded)
+    if origin is None:  # the server's own: request.base_url would take a Host of any length
+        origin = str(URL(scope=dict(request.scope, headers=[], path="", query_string=b"", root_path=""))).rstrip("/")
+    return f"{origin}{request.scope.get('root_path', '').rstrip('/')}/api/{quote(user_id, safe='')}/tasks/"
 
 
-def _forwarded(request: Request, name: str) -> str:
-    """What the outermost proxy, the first in the list, says."""
-    return request.headers.get(f"x-forwarded-{name}", "").split(",")[0].strip()
+@lru_cache(maxsize=256)
+def _origin(scheme: str, host: bytes, forwarded_proto: bytes, forwarded_host: bytes) -> str | None:
+    """Return scheme and host of an address, or None when no header names a host that can be one."""
+    # The outermost proxy is the first in the list.
+    proto, proxy_host = (value.decode("latin-1").split(",")[0].strip() for value in (forwarded_proto, forwarded_host))
+    if proto in ("http", "https", "ws", "wss"):
+        scheme = proto
+    found = next(filter(HOST.fullmatch, (proxy_host, host.decode("latin-1"))), None)
+    return found and f"{scheme.replace('ws', 'http')}://{found}"

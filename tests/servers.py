@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
@@ -77,6 +79,24 @@ def service(
         reader.join(10)
         assert process.stderr is not None
         process.stderr.close()
+
+
+def wait_for(log: list[str], text: str, times: int = 1) -> None:
+    """Wait until so many lines of the log hold the text, for at most a minute."""
+    for _ in range(600):
+        if sum(text in line for line in log) >= times:
+            return
+        time.sleep(0.1)
+    raise AssertionError("\n".join(log))
+
+
+def postgres_of(folder: Path) -> list[int]:
+    """The servers whose data is there."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "postgres" and str(folder / ".postgres") in (process.info["cmdline"] or [])
+    ]
 
 
 class Relay:

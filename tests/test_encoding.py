@@ -24,7 +24,7 @@ from tests.servers import HERE
 from tests.test_migrations import names
 
 TEXT = "Käse für 3 € 🥛 牛乳"
-ENCODING = Statement[str]("SELECT current_setting('client_encoding')", {})
+ENCODING = Statement[bytes]("SELECT current_setting('client_encoding')")
 
 
 @contextmanager
@@ -109,12 +109,12 @@ def test_an_encoding_that_is_asked_for_on_the_way_does_not_change_a_text(
 
 
 def test_every_connection_to_the_database_speaks_utf8(url_with_latin1: str) -> None:
-    async def of_the_pool() -> str:
+    async def of_the_pool() -> bytes:
         pool = Database(url_with_latin1, size=1, timeout=20)
-        ((encoding,),) = await pool.fetch(ENCODING)
+        [(encoding,)] = await pool.fetch(ENCODING.bind())
         await pool.close()
         return encoding
 
-    assert asyncio.run(of_the_pool()) == "UTF8"
+    assert asyncio.run(of_the_pool()) == b"UTF8"
     with engine(url_with_latin1).connect() as link:
         assert link.scalar(text(ENCODING.sql)) == "UTF8"

@@ -10,8 +10,8 @@ from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 
 from database import Database
-from errors import AnswerMiddleware
 from main import create_app
+from middleware import ServiceMiddleware
 from settings import Settings
 from tests.conftest import Create, hold_to_contract
 
@@ -156,7 +156,7 @@ def test_a_database_that_does_not_answer_is_503(
 
 
 def test_plain_text_of_any_refusal_becomes_a_problem() -> None:
-    answer = TestClient(AnswerMiddleware(PlainTextResponse("no", 429, {"Retry-After": "7"}))).get("/api/somebody")
+    answer = TestClient(ServiceMiddleware(PlainTextResponse("no", 429, {"Retry-After": "7"}))).get("/api/somebody")
     assert answer.headers["content-type"] == "application/problem+json"
     assert (answer.status_code, answer.json()["title"]) == (429, "Too Many Requests")
     assert answer.headers["retry-after"] == "7"

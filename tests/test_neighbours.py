@@ -12,9 +12,8 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from database import create_tables
-from tests.servers import service
+from tests.servers import service, wait_for
 from tests.test_migrations import VERSION_TABLE, alembic, names
-from tests.test_startup import wait_for
 
 # Better Auth's tables, and one of each kind of thing that a database holds.
 NEIGHBOUR = """

@@ -7,9 +7,10 @@ from urllib.parse import unquote
 
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
-from starlette.routing import Match
+from starlette._utils import get_route_path
 
 import auth
 from main import create_app
@@ -88,11 +89,8 @@ def ask(app: FastAPI, scope: dict[str, Any]) -> tuple[int, dict[bytes, bytes], b
 
 def routed(app: FastAPI, scope: dict[str, Any]) -> str:
     """The path of the route that takes this request, as it is declared, or nothing."""
-    for route in app.routes:
-        match, _ = route.matches(dict(scope))
-        if match is not Match.NONE:
-            return str(route.path)  # type: ignore[attr-defined]
-    return ""
+    path = get_route_path(scope)
+    return next((route.path or "" for route in iter_route_contexts(app.routes) if route.path_regex.match(path)), "")
 
 
 @pytest.mark.parametrize("told_raw", [True, False], ids=["with raw_path", "without raw_path"])

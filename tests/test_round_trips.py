@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 from urllib.parse import parse_qsl
 
 import psycopg2
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 
 import embedded
 from main import create_app
-from schemas import SORTS, Filters
+from schemas import Filters, Sort
 from settings import Settings
 from tests.conftest import local
 
@@ -81,7 +82,7 @@ def test_all_filters_are_counted_here() -> None:
 @pytest.mark.parametrize(
     ("method", "suffix", "body", "status"),
     [
-        *(("GET", f"?sort={sign}{name}", None, 200) for name in SORTS for sign in ("", "-")),
+        *(("GET", f"?sort={sort}", None, 200) for sort in get_args(Sort)),
         ("GET", f"?{ALL_FILTERS}&total=true", None, 200),
         ("GET", "?total=true", None, 200),
         ("PATCH", "", {"completed": True}, 200),
@@ -114,7 +115,10 @@ def test_each_request_is_one_statement(
     assert answer.status_code == status
     statements = log.statements()
     assert len(statements) == 1, statements
-    assert re.match(r"counted\|LOG:  statement: SET LOCAL statement_timeout = \d+; (SELECT|WITH) ", statements[0])
+    assert re.match(
+        r"counted\|LOG:  statement: (SET statement_timeout = \d+00; )?(PREPARE (\w+) .*|EXECUTE|SELECT|WITH) ",
+        statements[0],
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_the_summary_is_one_statement(counted: TestClient, log: Log, user: str) 
     assert len(log.statements()) == 1
 
 
-@pytest.mark.parametrize("sort", [sign + name for name in SORTS for sign in ("", "-")])
+@pytest.mark.parametrize("sort", get_args(Sort))
 def test_the_next_page_is_one_statement(counted: TestClient, log: Log, url: str, sort: str) -> None:
     for _ in range(3):
         counted.post(url, json=TASK)
@@ -179,7 +183,7 @@ def test_a_statement_holds_only_the_conditions_that_were_given(counted: TestClie
         "completed=true": "tasks.completed = ",
         "priority=low": "tasks.priority = ANY",
         "tag=a": "tasks.tags @>",
-        "q=a": "LIKE ALL",
+        "q=a": "strpos(",
         "due_before=2030-01-01T00:00:00Z": "tasks.due_date <",
         "due_after=2030-01-01T00:00:00Z": "tasks.due_date >",
         "updated_after=2030-01-01T00:00:00Z": "tasks.updated_at >",

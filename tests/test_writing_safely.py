@@ -187,7 +187,7 @@ def test_the_same_key_with_another_body_is_refused_and_changes_nothing(client: T
     for body in ({"title": "u"}, {"title": "t", "completed": True}, {"title": "t", "tags": ["a"]}):
         answer = client.post(url, json=body, headers=key)
         assert answer.status_code == 422
-        assert answer.json()["errors"][0]["loc"] == ["header", "Idempotency-Key"]
+        assert answer.json()["errors"][0]["loc"] == ["header", "idempotency-key"]
     assert client.get(url).json() == [first.json()]
     assert etag(client, local(first.json()["url"])) == first.headers["etag"]
 

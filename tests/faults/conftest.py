@@ -11,7 +11,7 @@ from psycopg2.extensions import connection
 
 from tests.faults.postgres import PASSWORD, Postgres
 
-FILES = 4096
+FILES = 12_000
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Two thousand connections at once on one worker."""
+"""Thousands of connections at once on one worker."""
 
 import asyncio
 import statistics
@@ -62,13 +62,13 @@ class Turns:
 class Crowd:
     """The clients, all of them connected before the first of them asks."""
 
-    def __init__(self, started: Service, user: str) -> None:
+    def __init__(self, started: Service, user: str, clients: int = CLIENTS) -> None:
         path = f"/api/{user}/tasks"
         self.requests: list[tuple[str, str, object]] = [
             ("POST", path, {"title": "t", "description": "d" * 1000}),
             ("GET", f"{path}?limit=5", None),
         ]
-        self.clients = [Client(started.url) for _ in range(CLIENTS)]
+        self.clients = [Client(started.url) for _ in range(clients)]
         self.process = psutil.Process(started.process.pid)
         self.memory: list[int] = []  # when all have asked, and from then on
         self.answers: list[Answer] = []
@@ -80,15 +80,15 @@ class Crowd:
         a slow machine, the rest takes longer too, so that it is not that moment which is measured.
         """
         try:
-            for begin in range(0, CLIENTS, 100):
+            for begin in range(0, len(self.clients), 100):
                 await asyncio.gather(*(client.open() for client in self.clients[begin : begin + 100]))
-            await asyncio.to_thread(wait_until, lambda: len(self.process.net_connections("tcp")) > CLIENTS)
+            await asyncio.to_thread(wait_until, lambda: len(self.process.net_connections("tcp")) > len(self.clients))
             begin = time.monotonic()
             self.end = begin + seconds
             asking = [asyncio.ensure_future(self._ask(client, number)) for number, client in enumerate(self.clients)]
             for _ in range(600):
                 _, pending = await asyncio.wait(asking, timeout=0.1)
-                if len(self.answers) > CLIENTS / 4 or seconds == 0:
+                if len(self.answers) > len(self.clients) / 4 or seconds == 0:
                     self.memory.append(self.process.memory_info().rss)
                 if not pending:
                     break
@@ -133,3 +133,11 @@ def test_of_2000_at_once_each_gets_an_answer_also_when_the_database_hangs(postgr
         assert Counter(answer.status for answer in crowd.answers) == {503: CLIENTS}
         assert max(crowd.memory) < MEMORY
         assert asyncio.run(once(running.url, "POST", f"/api/{user}/tasks", {"title": "t"})).status == 201
+
+
+def test_of_5000_at_once_each_is_answered_in_bounded_memory(postgres: Postgres, user: str) -> None:
+    with started(postgres, timeout=60) as running:
+        crowd = Crowd(running, user, 5_000)
+        asyncio.run(asyncio.wait_for(crowd.run(0), 100))
+        assert Counter(answer.status for answer in crowd.answers).total() == 5_000
+        assert max(crowd.memory) < MEMORY

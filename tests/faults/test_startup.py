@@ -23,16 +23,7 @@ from pydantic import SecretStr
 import embedded
 from main import create_app
 from settings import Settings
-from tests.servers import HERE, Service, load, service
-
-
-def wait_for(log: list[str], text: str, times: int = 1) -> None:
-    """Wait until so many lines of the log hold the text, for at most a minute."""
-    for _ in range(600):
-        if sum(text in line for line in log) >= times:
-            return
-        time.sleep(0.1)
-    raise AssertionError("\n".join(log))
+from tests.servers import HERE, Service, load, postgres_of, service, wait_for
 
 
 def create(started: Service) -> None:
@@ -42,15 +33,6 @@ def create(started: Service) -> None:
 
 def titles(started: Service) -> list[str]:
     return [task["title"] for task in httpx2.get(f"{started.url}/api/ann/tasks").json()]
-
-
-def postgres_of(folder: Path) -> list[int]:
-    """The servers whose data is there."""
-    return [
-        process.pid
-        for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "postgres" and str(folder / ".postgres") in (process.info["cmdline"] or [])
-    ]
 
 
 def test_without_a_database_url_it_brings_its_own_and_keeps_its_data(checkout: Path) -> None:

@@ -34,8 +34,8 @@ SURROUNDINGS = OTHERS | {
 SOME_TESTS = (
     "tests/test_settings.py",
     "tests/test_tasks.py",
-    "tests/test_startup.py::test_log_level_says_how_much_of_it_is_told",
-    "tests/test_startup.py::test_two_services_share_one_embedded_database_until_the_last_ends",
+    "tests/faults/test_startup.py::test_log_level_says_how_much_of_it_is_told",
+    "tests/faults/test_startup.py::test_two_services_share_one_embedded_database_until_the_last_ends",
     "tests/test_migrations.py::test_models_and_migrations_agree",
 )
 
