@@ -4,8 +4,9 @@ The app hears of a request when its head is complete. Until then uvicorn keeps w
 behind it as many requests as are sent, so that one client could take all of the memory.
 """
 
+import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -17,6 +18,38 @@ MAX_HEAD_SIZE = 64 * 1024  # bytes: request line and headers, and the trailers o
 MAX_PIPELINED = 20  # requests that wait on one connection, behind the one that is answered
 NO_HTTP = (400, "This is not a request in HTTP/1.1.")
 TOO_LARGE = (431, f"The head of the request is over {MAX_HEAD_SIZE:,} bytes.")
+
+
+class CombinedWrites:
+    """A transport that sends the head and the body of a response, which uvicorn writes one by one, in one call."""
+
+    __slots__ = ("_call_soon", "_held", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._call_soon = transport, loop.call_soon
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        """Send data with what was written just before, or else hold it until the event loop goes on."""
+        if self._held:
+            self._transport.writelines((self._held, data))
+            self._held = b""
+        else:
+            self._held = data
+            self._call_soon(self._flush)
+
+    def close(self) -> None:
+        """Send what is held, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class LimitedHttp(HttpToolsProtocol):
@@ -33,6 +66,9 @@ class LimitedHttp(HttpToolsProtocol):
         self._earlier: deque[RequestResponseCycle] | None = None  # requests that others waited behind
         self._refusal = NO_HTTP
         self._left_http = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(cast(asyncio.Transport, CombinedWrites(transport, self.loop)))
 
     def data_received(self, data: bytes) -> None:
         if self._left_http:
