@@ -81,40 +81,92 @@ class DatabaseUnavailable(Exception):
 
 
 class _Waiter:
-    """A request in line for a slot."""
+    """A request in line for a slot. `ahead` is how many were in its line before it."""
 
-    # `ahead`: how many were in its line before it; `counted`: whether it is one of the user's share;
-    # `handed_out`: how many slots had been, when it came.
-    __slots__ = ("ahead", "counted", "future", "handed_out", "since")
+    __slots__ = ("ahead", "counted", "future", "since")
 
-    def __init__(self, ahead: int, handed_out: int, *, counted: bool) -> None:
-        self.ahead, self.handed_out, self.counted = ahead, handed_out, counted
+    def __init__(self) -> None:
         self.since = time.monotonic()
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ahead = 0
+        self.counted = False  # whether it is one of the user's share
+
+    def refuse(self) -> None:
+        """Tell it that there will be no slot in time."""
+        if not self.future.done():
+            seconds = time.monotonic() - self.since
+            self.future.set_exception(
+                DatabaseUnavailable(f"no slot after {seconds:.1f} seconds in line, behind {self.ahead} others")
+            )
+
+
+class _Line:
+    """Requests that wait: first in, first out, as long as each is served in time.
+
+    When its head has waited for four fifths of what it may, first in, first out would go on to serve
+    whoever has nearly given up. From then on, until the line is empty, it is last in, first out: whoever
+    came last still has a client that waits ("Fail at Scale", ACM Queue, 2015). And whoever cannot be
+    served any more, at the pace since then, is refused at once, the oldest first.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._limit = timeout / 2  # seconds that one may wait
+        self._waiters: deque[_Waiter] = deque()
+        self._overloaded_at: float | None = None  # by time.monotonic()
+        self._served = 0  # since then
+
+    def join(self, waiter: _Waiter) -> None:
+        """Let a waiter stand in line."""
+        waiter.ahead = len(self._waiters)
+        self._waiters.append(waiter)
+
+    def next(self) -> _Waiter | None:
+        """Take out whose turn it is."""
+        while self._waiters and self._waiters[0].future.done():  # refused, or its request was cancelled
+            self._waiters.popleft()
+        if not self._waiters:
+            self._overloaded_at = None
+            return None
+        now = time.monotonic()
+        if self._overloaded_at is None and now - self._waiters[0].since > 0.8 * self._limit:
+            self._overloaded_at, self._served = now, 0
+        if self._overloaded_at is not None:
+            self._shed(now - self._overloaded_at)
+        while self._waiters:
+            waiter = self._waiters.popleft() if self._overloaded_at is None else self._waiters.pop()
+            if not waiter.future.done():
+                self._served += 1
+                return waiter
+        return None
+
+    def _shed(self, seconds: float) -> None:
+        if seconds > 0.2 * self._limit:  # before that, too little is seen of the pace
+            hope = max(1, int(self._served / seconds * self._limit))
+            while len(self._waiters) > hope:
+                self._waiters.popleft().refuse()
+
+    def refuse_late(self) -> None:
+        """Refuse whoever has waited for half the timeout."""
+        latest = time.monotonic() - self._limit
+        for waiter in self._waiters:
+            if waiter.since < latest:
+                waiter.refuse()
 
 
 class Slots:
-    """Hands out slots: fairly while there are enough for all requests, usefully while there are not.
+    """Hands out slots, at most a quarter of them to one user.
 
-    - One user has at most a quarter of the slots. Further requests of theirs wait behind their own, in
-      a line of that user, and never in front of another user.
-    - First in, first out while the line moves. Once its head has waited for a fifth of the timeout, last
-      in, first out: whoever came last still has a client that waits ("Fail at Scale", ACM Queue, 2015).
-    - Nobody waits for longer than half the timeout. While the line stands, whoever could not be served
-      by then, at the pace seen so far, is refused at once, the oldest first.
-    - A request without a user (health) goes before all others.
+    Further requests of a user wait in a line of their own, and never in front of another user. A
+    request without a user (health) goes before all others.
     """
 
     def __init__(self, size: int, timeout: float) -> None:
         self._size = self._free = size
         self._share = max(1, size // 4)
-        self._limit = timeout / 2  # seconds in line
-        self._standing = timeout / 5  # seconds that the head has waited when the line no longer moves
-        self._first: deque[_Waiter] = deque()
-        self._line: deque[_Waiter] = deque()
-        self._own_lines: dict[str, deque[_Waiter]] = {}
+        self._timeout = timeout
+        self._first, self._line = _Line(timeout), _Line(timeout)
+        self._own_lines: dict[str, _Line] = {}
         self._counts: dict[str, int] = {}  # of each user: the slots, and the waiters in `_line`
-        self._handed_out = 0
 
     def try_acquire(self, user: str | None) -> bool:
         """Take a free slot, if there is one that the user may have."""
@@ -125,12 +177,14 @@ class Slots:
 
     async def acquire(self, user: str | None) -> _Waiter:
         """Wait for a slot. Raises DatabaseUnavailable when there is none in time."""
+        waiter = _Waiter()
         if user is None:
-            line = self._first
+            self._first.join(waiter)
+        elif self._count(user):
+            waiter.counted = True
+            self._line.join(waiter)
         else:
-            line = self._line if self._count(user) else self._own_lines.setdefault(user, deque())
-        waiter = _Waiter(len(line), self._handed_out, counted=line is self._line)
-        line.append(waiter)
+            self._own_lines.setdefault(user, _Line(self._timeout)).join(waiter)
         try:
             await waiter.future
         except BaseException:
@@ -142,19 +196,16 @@ class Slots:
             raise
         return waiter
 
-    def refuse_late(self) -> None:
-        """Refuse whoever has waited for half the timeout. To be called now and again."""
-        latest = time.monotonic() - self._limit
-        for line in (self._first, self._line, *self._own_lines.values()):
-            for waiter in line:
-                if waiter.since < latest:
-                    self._refuse(waiter)
-
     def release(self, user: str | None) -> None:
         """Give a slot back, and to whoever is next in line."""
         self._free += 1
         self._uncount(user)
         self._hand_out()
+
+    def refuse_late(self) -> None:
+        """Refuse whoever has waited for too long. To be called now and again."""
+        for line in (self._first, self._line, *self._own_lines.values()):
+            line.refuse_late()
 
     @property
     def idle(self) -> bool:
@@ -176,9 +227,9 @@ class Slots:
         if user is None:
             return
         if own := self._own_lines.get(user):
-            if waiter := self._pop(own):
+            if waiter := own.next():
                 waiter.counted = True
-                self._line.append(waiter)
+                self._line.join(waiter)
                 return
             del self._own_lines[user]
         if self._counts[user] == 1:
@@ -187,40 +238,9 @@ class Slots:
             self._counts[user] -= 1
 
     def _hand_out(self) -> None:
-        while self._free and (waiter := self._pop(self._first) or self._pop(self._line)):
+        while self._free and (waiter := self._first.next() or self._line.next()):
             self._free -= 1
-            self._handed_out += 1
             waiter.future.set_result(None)
-
-    def _pop(self, line: deque[_Waiter]) -> _Waiter | None:
-        """Take the next waiter out of a line."""
-        while line and line[0].future.done():  # refused, or its request was cancelled
-            line.popleft()
-        if not line:
-            return None
-        waited = time.monotonic() - line[0].since
-        if waited < self._standing:
-            return line.popleft()
-        if line is self._line:
-            self._shed(waited)
-        while line and (waiter := line.pop()):
-            if not waiter.future.done():
-                return waiter
-        return None
-
-    def _shed(self, waited: float) -> None:
-        """Refuse the oldest of the line, as many as cannot be served in time."""
-        pace = (self._handed_out - self._line[0].handed_out) / waited
-        most = max(self._size, int(pace * self._limit))
-        while len(self._line) > most:
-            self._refuse(self._line.popleft())
-
-    def _refuse(self, waiter: _Waiter) -> None:
-        if not waiter.future.done():
-            seconds = time.monotonic() - waiter.since
-            waiter.future.set_exception(
-                DatabaseUnavailable(f"no slot after {seconds:.1f} seconds in line, behind {waiter.ahead} others")
-            )
 
 
 class Database:

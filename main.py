@@ -90,6 +90,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         at_the_end.push_async_callback(database.close)
         app.state.database = database
         gc.set_threshold(GC_THRESHOLD)
+        gc.collect()  # what the imports have left behind is room for requests
         gc.freeze()  # what is here now stays: there is no use in looking through it again and again
         yield
 

@@ -2,13 +2,17 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 from pydantic import (
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -16,7 +20,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 HERE = Path(__file__).resolve().parent
 ENV_FILES = (HERE / ".env", HERE / ".env.local")  # the last one wins
@@ -27,22 +30,18 @@ EMBEDDED = HERE / ".postgres"  # the data of the PostgreSQL that is used without
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]+")
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What can be set, with its default. A variable has the field's name in capitals.
 
     The environment wins over `.env.local`, which wins over `.env`; an empty value means the default.
     """
 
-    model_config = SettingsConfigDict(
-        env_file=ENV_FILES,
-        extra="ignore",  # .env.local may be shared with the front end's tools
-        hide_input_in_errors=True,  # a wrong DATABASE_URL still has its password in it
-    )
+    model_config = ConfigDict(hide_input_in_errors=True)  # a wrong DATABASE_URL still has its password in it
 
     database_url: SecretStr = SecretStr("")
     database_pool_size: int = Field(default=20, ge=1, le=1000)
     database_timeout: float = Field(default=5, gt=0, le=300, allow_inf_nan=False)
-    cors_origins: Annotated[list[str], NoDecode] = ["http://localhost:3000", "http://localhost:5173"]
+    cors_origins: list[str] = ["http://localhost:3000", "http://localhost:5173"]
     auth_jwks_url: str = Field(default="", pattern="^(https?://.*)?$")
     auth_secret: SecretStr = SecretStr("")
     auth_issuer: str = Field(default="", validate_default=True)
@@ -59,7 +58,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_empty(cls, values: dict[str, object]) -> dict[str, object]:
-        # Here, behind all sources, so that an empty variable switches off what .env.local says.
+        # So that an empty variable of the environment switches off what .env.local says.
         return {name: value for name, value in values.items() if value != ""}
 
     @field_validator("database_url")
@@ -105,16 +104,19 @@ class Settings(BaseSettings):
         return value
 
 
-def load_settings() -> Settings:
-    """Read the settings.
+def load_settings(files: Sequence[Path] | None = None) -> Settings:
+    """Read the settings from the environment and the files, `ENV_FILES` unless others are given.
 
     Raises SystemExit with a sentence for each variable that is wrong, which shows no secret, or for a
     file that cannot be read.
     """
-    for file in ENV_FILES:
+    values: dict[str, str | None] = {}
+    for file in ENV_FILES if files is None else files:
         _check_readable(file)
+        values |= dotenv_values(file)
+    values |= os.environ
     try:
-        return Settings()
+        return Settings.model_validate({name.lower(): value for name, value in values.items() if value is not None})
     except ValidationError as error:
         wrong = [
             f"{str(problem['loc'][0]).upper()} is wrong: {problem['msg'].removeprefix('Value error, ')}."

@@ -1,6 +1,7 @@
 """The pool when there are more requests than it can take: fair, useful, and honest at once."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -88,8 +89,8 @@ def test_whoever_waits_for_half_the_timeout_is_refused(database_url: str) -> Non
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("held", "order"), [(0.2, [0, 1, 2]), (3, [2])], ids=["moving", "standing"])
-def test_the_line_is_fifo_while_it_moves_and_lifo_once_it_stands(
+@pytest.mark.parametrize(("held", "order"), [(2, [0, 1, 2]), (4.4, [2, 1, 0])], ids=["in time", "too slow"])
+def test_the_line_is_fifo_while_it_is_in_time_and_lifo_when_not(
     database_url: str, held: float, order: list[int]
 ) -> None:
     async def scenario() -> None:
@@ -101,24 +102,36 @@ def test_the_line_is_fifo_while_it_moves_and_lifo_once_it_stands(
 
         async with opened(database_url, size=1, within=10) as database:
             await hold(database, held, "holder")
-            waiting = [asyncio.ensure_future(query(number)) for number in range(3)]
-            await asyncio.gather(*waiting, return_exceptions=True)
-            assert served == order  # where it stands, the others have no hope and are refused
+            await asyncio.gather(*(query(number) for number in range(3)))
+            assert served == order
 
     asyncio.run(scenario())
 
 
-def test_who_cannot_be_served_in_time_is_refused_at_once(database_url: str) -> None:
+def test_a_line_that_is_long_but_in_time_refuses_nobody(database_url: str) -> None:
+    async def client(database: Database, number: int) -> None:
+        for _ in range(3):  # as soon as it is served, it stands in line again
+            await database.fetch(SLEEP.bind(seconds=0.02, user_id=str(number)))
+
     async def scenario() -> None:
-        async with opened(database_url, size=1, within=10) as database:
-            await hold(database, 2.5, "holder")
-            start = time.monotonic()
-            waiting = [asyncio.ensure_future(database.fetch(READY.bind(user_id=str(n)))) for n in range(100)]
-            results = await asyncio.gather(*waiting, return_exceptions=True)
-            refused = [result for result in results if isinstance(result, DatabaseUnavailable)]
-            assert len(refused) == 99  # none was served meanwhile: there is hope for the last alone
-            assert results[-1] == [(1,)]
-            assert time.monotonic() - start < 4, "they were left to wait for half the timeout"
+        async with opened(database_url, size=2, within=10) as database:
+            await asyncio.gather(*(client(database, number) for number in range(200)))
+
+    asyncio.run(scenario())
+
+
+def test_who_cannot_be_served_any_more_is_refused_at_once(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url, size=1, within=8) as database:
+            queries = []
+            for number in range(600):  # ten times what it can take
+                queries.append(await hold(database, 0.1, str(number)))
+                await asyncio.sleep(0.01)
+            results = await asyncio.gather(*queries, return_exceptions=True)
+            refused = [
+                float(found[1]) for found in (re.search(r"after ([\d.]+) s", str(one)) for one in results) if found
+            ]
+            assert min(refused) < 3, "they were left to wait for half the timeout"
 
     asyncio.run(scenario())
 

@@ -21,7 +21,7 @@ from uvicorn.main import main as uvicorn
 import errors
 import schemas
 from main import app
-from settings import Settings
+from settings import Settings, load_settings
 from tests import SETTINGS
 from tests.servers import HERE, postgres_of, service
 
@@ -178,7 +178,7 @@ def test_each_env_local_that_it_shows_is_taken(tmp_path: Path, monkeypatch: pyte
     (better_auth,) = [block for _, block in BLOCK.findall(README) if block.startswith("# .env.local")]
     (neon,) = re.findall(r"`(DATABASE_URL=.*)`", section("Neon"))
     (tmp_path / ".env.local").write_text(f"{better_auth}\n{neon}\n")
-    taken = Settings(_env_file=(HERE / ".env", tmp_path / ".env.local"))
+    taken = load_settings((HERE / ".env", tmp_path / ".env.local"))
     assert taken.requires_tokens
     assert f"DATABASE_URL={taken.database_url.get_secret_value()}" == neon
     assert better_auth.count("\n") == 4

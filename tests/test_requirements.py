@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 
 from tests.servers import HERE
 
-# Used without being imported: the server and what makes it faster, and what reads .env for pydantic-settings.
-AT_RUN_TIME = {"httptools", "python-dotenv", "uvloop"}
+# Used without being imported: the server and what makes it faster,
+AT_RUN_TIME = {"httptools", "uvloop"}
 NOT_HERE = {"colorama"}  # installed on Windows alone; brings nothing along
 FILES = ("requirements.txt", "requirements-dev.txt", "constraints.txt")
 SYSTEMS = [

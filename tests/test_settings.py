@@ -89,7 +89,7 @@ def test_an_empty_value_means_the_default_whatever_comes_after_it(
     files[1].write_text(f"{name}={other if place == 'environment' else ''}\n")
     if place == ".env.local":
         monkeypatch.delenv(name)
-    assert Settings(_env_file=files) == Settings.model_construct()
+    assert load_settings(files) == Settings.model_construct()
 
 
 @pytest.mark.parametrize("value", ["WARNING", " warning", "warning\r"])
@@ -117,7 +117,7 @@ def test_the_environment_wins_over_env_local_which_wins_over_env(
     for name in ("DATABASE_TIMEOUT", "LOG_LEVEL"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("DATABASE_POOL_SIZE", "3")
-    settings = Settings(_env_file=files)
+    settings = load_settings(files)
     assert (settings.database_pool_size, settings.database_timeout, settings.log_level) == (3, 2, "debug")
 
 
@@ -163,7 +163,6 @@ def env_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The place of a .env.local that the settings are read from."""
     file = tmp_path / ".env.local"
     monkeypatch.setattr("settings.ENV_FILES", (HERE / ".env", file))
-    monkeypatch.setitem(Settings.model_config, "env_file", (HERE / ".env", file))
     return file
 
 
