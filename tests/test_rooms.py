@@ -75,7 +75,7 @@ def test_the_service_stays_small() -> None:
     """Statements count, not lines: no docstring, comment or clear lay-out is too much."""
     nodes = [node for file in MODULES.values() for node in ast.walk(ast.parse(file.read_text()))]
     statements = [node for node in nodes if isinstance(node, ast.stmt) and not is_docstring(node)]
-    assert len(statements) < 1_900
+    assert len(statements) < 1_950
 
 
 def is_docstring(node: ast.stmt) -> bool:
