@@ -128,10 +128,10 @@ def test_requests_in_flight_finish_with_their_answer_and_new_connections_are_ref
             return await asyncio.gather(*waiting)
 
         paths = []
-        for _ in range(in_flight):
-            task = asyncio.run(once(running.url, "POST", f"/api/{user}/tasks", {"title": "old"})).json()
-            paths.append(f"/api/{user}/tasks/{task['id']}")
-        with locked(postgres, "SELECT 1 FROM tasks WHERE user_id = %s FOR UPDATE", user) as other:
+        for number in range(in_flight):  # of one user each: nobody has all of the connections
+            tasks = f"/api/{user}-{number}/tasks"
+            paths.append(f"{tasks}/{asyncio.run(once(running.url, 'POST', tasks, {'title': 'old'})).json()['id']}")
+        with locked(postgres, "SELECT 1 FROM tasks WHERE user_id LIKE %s FOR UPDATE", f"{user}-%") as other:
             answers = asyncio.run(asyncio.wait_for(scenario(), 30))
         assert [(answer.status, answer.json()["title"]) for answer in answers] == [
             (200, f"new {number}") for number in range(in_flight)

@@ -64,7 +64,9 @@ def hold_pool(started: Service, postgres: Postgres, user: str) -> None:
     """All of the pool's places are there: as many statements as it has can run at once."""
 
     async def scenario() -> list[Answer]:
-        waiting = [asyncio.ensure_future(once(started.url, "GET", f"/api/{user}/tasks")) for _ in range(POOL)]
+        waiting = [
+            asyncio.ensure_future(once(started.url, "GET", f"/api/{user}-{number}/tasks")) for number in range(POOL)
+        ]
         await asyncio.to_thread(wait_until, lambda: busy(postgres) == POOL)
         other.rollback()
         return await asyncio.gather(*waiting)
@@ -103,7 +105,7 @@ def test_clients_that_disconnect_while_their_query_runs_lose_nothing(
     postgres: Postgres, started: Service, user: str
 ) -> None:
     async def scenario() -> None:
-        async with connections(started.url, lambda _: whole(user)):
+        async with connections(started.url, lambda number: whole(f"{user}-{number}")):
             await asyncio.to_thread(wait_until, lambda: busy(postgres) == POOL)
 
     with locked(postgres, "LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE"):

@@ -40,7 +40,8 @@ def fill_the_pool(started: Service, postgres: Postgres, relay: Relay) -> None:
     )
 
     async def ask() -> list[Answer]:
-        return await asyncio.gather(*(once(started.url, "GET", "/api/nobody/tasks") for _ in range(4 * POOL)))
+        paths = [f"/api/nobody-{number}/tasks" for number in range(4 * POOL)]
+        return await asyncio.gather(*(once(started.url, "GET", path) for path in paths))
 
     for _ in range(20):
         assert {answer.status for answer in asyncio.run(ask())} == {200}
