@@ -31,30 +31,30 @@ Keys = dict[str | None, list[jwt.PyJWK]]  # by the name (`kid`) that a token has
 
 logger = logging.getLogger("tasks")
 
-REMEMBERED = 5000  # verified tokens, at some 400 bytes each
-REMEMBERED_PER_USER = 8  # and these of one user, so that nobody's many tokens crowd out all others
+CACHE_SIZE = 5000  # verified tokens, at some 400 bytes each
+CACHE_SIZE_PER_USER = 8  # and these of one user, so that nobody's many tokens crowd out all others
 ALGORITHMS = ("EdDSA", "RS256", "ES256")  # that an issuer may sign with
 KEYS_PER_KID = 4  # keys of one name that a token may be signed with; each costs a forged one a verification
-REFRESH = 300  # seconds between two looks at the keys of the issuer
-REFRESH_EARLY = 30  # and at least these, also when a token names a key that is not known
+REFRESH_INTERVAL = 300  # seconds between two looks at the keys of the issuer
+MIN_REFRESH_INTERVAL = 30  # and at least these, also when a token names a key that is not known
 FETCH_TIMEOUT = 5  # seconds that the issuer may take for an answer, and be silent for
 
 
 @asynccontextmanager
-async def verifier(settings: Settings) -> AsyncIterator["Tokens"]:
+async def open_verifier(settings: Settings) -> AsyncIterator["TokenVerifier"]:
     """Yield what verifies tokens as the settings say, and keep its keys fresh meanwhile."""
     if not settings.auth_jwks_url:
-        yield Tokens(settings)
+        yield TokenVerifier(settings)
         return
-    tokens = IssuerTokens(settings)
-    refresh = asyncio.create_task(tokens.keep_fresh())
+    verifier = JWKSVerifier(settings)
+    refresh = asyncio.create_task(verifier.refresh_keys())
     try:
-        yield tokens
+        yield verifier
     finally:
         refresh.cancel()
 
 
-class Tokens:
+class TokenVerifier:
     """Tells whose token a request carries. They are signed with `AUTH_SECRET`."""
 
     def __init__(self, settings: Settings) -> None:
@@ -62,7 +62,7 @@ class Tokens:
         self._verified: dict[bytes, tuple[str, float]] = {}  # by digest: whose, and until when
         self._digests: dict[str, list[bytes]] = {}  # by user, who verified one last at the end: the same digests
 
-    def user(self, headers: list[str]) -> str:
+    def authenticate(self, headers: list[str]) -> str:
         """Return the user whose token is in the request's Authorization headers.
 
         Raises HTTPException: 401 when there is no token or not a good one, 503 while the keys of
@@ -86,11 +86,11 @@ class Tokens:
         digests = self._digests.pop(user, [])
         if digest not in digests:
             digests.append(digest)
-        if len(digests) > REMEMBERED_PER_USER:
+        if len(digests) > CACHE_SIZE_PER_USER:
             del self._verified[digests.pop(0)]
         self._digests[user] = digests
         self._verified[digest] = user, until
-        if len(self._verified) > REMEMBERED:
+        if len(self._verified) > CACHE_SIZE:
             for forgotten in self._digests.pop(next(iter(self._digests))):
                 del self._verified[forgotten]
 
@@ -125,7 +125,7 @@ class Tokens:
         return [(self._settings.auth_secret.get_secret_value(), "HS256")]
 
 
-class IssuerTokens(Tokens):
+class JWKSVerifier(TokenVerifier):
     """The same, signed with keys that the issuer shows at `AUTH_JWKS_URL` (RFC 7517)."""
 
     def __init__(self, settings: Settings) -> None:
@@ -145,7 +145,7 @@ class IssuerTokens(Tokens):
             self._unknown_key.set()
         return [(key, key.algorithm_name) for key in self._keys.get(kid, [])]
 
-    async def keep_fresh(self) -> None:
+    async def refresh_keys(self) -> None:
         """Look the keys up now and again, for ever. While that fails, the last good ones serve on."""
         pause = 0.5
         while True:
@@ -153,14 +153,14 @@ class IssuerTokens(Tokens):
                 self._take(*await asyncio.to_thread(self._look_up))
             except Exception as error:  # whatever the issuer does or shows, this must go on
                 logger.warning("The keys at AUTH_JWKS_URL cannot be read: %s", " ".join(str(error).split()))
-                pause = min(2 * pause, REFRESH_EARLY)
+                pause = min(2 * pause, MIN_REFRESH_INTERVAL)
                 await asyncio.sleep(pause)
             else:
                 pause = 0.5
                 self._unknown_key.clear()
-                await asyncio.sleep(REFRESH_EARLY)
+                await asyncio.sleep(MIN_REFRESH_INTERVAL)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._unknown_key.wait(), REFRESH - REFRESH_EARLY)
+                    await asyncio.wait_for(self._unknown_key.wait(), REFRESH_INTERVAL - MIN_REFRESH_INTERVAL)
 
     def _look_up(self) -> tuple[object, Keys]:
         """Return what the issuer shows, and the keys in it; in a thread, for there may be thousands."""
@@ -236,7 +236,7 @@ class OwnerMiddleware:
         if scope["type"] == "http" and (path := get_route_path(scope)).startswith("/api/"):
             request = Request(scope)
             try:
-                user = scope["app"].state.tokens.user(request.headers.getlist("authorization"))
+                user = scope["app"].state.verifier.authenticate(request.headers.getlist("authorization"))
                 if user != path.split("/")[2]:
                     raise errors.not_found()
             except HTTPException as error:

@@ -56,17 +56,17 @@ psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 GRACE = 0.5  # seconds: the server is to end a statement first, and so to say that it did nothing
 TIMEOUT_STEP = 0.1  # seconds: statement_timeout is a multiple, so that few texts of a message differ
 MAX_PREPARED = 100  # statements prepared on one connection: each costs the server some 50 KB
-LOOK_AFTER = 0.1  # seconds in line after which it is worth a look whether the client is still there
-SWEEP = 0.05  # seconds between two looks for what takes too long
+DISCONNECT_CHECK_DELAY = 0.1  # seconds in line after which it is worth a look whether the client is still there
+SWEEP_INTERVAL = 0.05  # seconds between two looks for what takes too long
 SMALL = 4096  # bytes: less than any socket's buffer
 TEXT = 25  # the OID of PostgreSQL's type text
 # What PostgreSQL may say to EXECUTE when it has lost the statement, or the tables have changed since.
 STALE = (InvalidSqlStatementName, DuplicatePreparedStatement, FeatureNotSupported, DatatypeMismatch, InternalError_)
 
 # At start-up, in seconds. A serverless database may have to wake up.
-START_TIMEOUT = 30
+STARTUP_TIMEOUT = 30
 CONNECT_TIMEOUT = 10
-PAUSES = (0.5, 1, 2, 4)  # between attempts; the last one again and again
+RETRY_DELAYS = (0.5, 1, 2, 4)  # between attempts; the last one again and again
 
 ENCODING = {"client_encoding": "UTF8"}  # whatever the address, the environment or the role asks for
 
@@ -246,10 +246,10 @@ class Slots:
 class Database:
     """A pool of connections. It belongs to the event loop that it is first used on."""
 
-    def __init__(self, dsn: str, *, size: int, timeout: float, own_sessions: bool = False) -> None:
+    def __init__(self, dsn: str, *, size: int, timeout: float, direct: bool = False) -> None:
         """Keep at most `size` connections to `dsn` (in any form that libpq takes). Opens none yet.
 
-        A query gets `timeout` seconds, waiting in line and connecting included. `own_sessions` says
+        A query gets `timeout` seconds, waiting in line and connecting included. `direct` says
         that each connection is one session of PostgreSQL, and no pooler lends them by the transaction.
         """
         target: dict[str, Any] = {"service": os.environ.get("PGSERVICE")} | parse_dsn(dsn)
@@ -259,7 +259,7 @@ class Database:
         # Kerberos would ask its own server while it holds Python's global lock.
         self._target = {"gssencmode": "disable", "application_name": "tasks"} | target | ENCODING
         self._timeout = timeout
-        self._own_session = own_sessions
+        self._direct = direct
         self._slots = Slots(size, timeout)
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
@@ -282,13 +282,13 @@ class Database:
         if self._drained:
             raise DatabaseUnavailable("shutting down")
         if not self._sweeping:
-            self._sweeping = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
         user = query.values.get("user_id")
         begin = time.monotonic()
         waiter = None if self._slots.try_acquire(user) else await self._slots.acquire(user)
         start = time.monotonic() if waiter else begin
         try:
-            if start - begin > LOOK_AFTER and disconnected and await disconnected():
+            if start - begin > DISCONNECT_CHECK_DELAY and disconnected and await disconnected():
                 raise ClientDisconnect
             return await self._run(query, begin + self._timeout)
         except (TimeoutError, QueryCanceled) as error:
@@ -311,7 +311,7 @@ class Database:
         connection = await self._idle_or_new(deadline)
         self._busy.add(connection)
         try:
-            rows = await connection.run(query, deadline, own_session=self._own_session)
+            rows = await connection.run(query, deadline, direct=self._direct)
         except QueryCanceled:
             if not connection.closed:  # the server itself has ended the statement, in time
                 self._idle.append(connection)
@@ -331,7 +331,9 @@ class Database:
         for busy in self._busy:
             if now > busy.deadline + GRACE:
                 busy.wake(TimeoutError())
-        self._sweeping = None if self._slots.idle else asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+        self._sweeping = (
+            None if self._slots.idle else asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
+        )
 
     async def _idle_or_new(self, deadline: float) -> "_Connection":
         """Return the idle connection that was used last, or a new one."""
@@ -408,24 +410,24 @@ class _Connection(connection):
             self._loop.add_reader(fd, on_readable)
             self._watched = fd
 
-    async def run(self, query: Query[*Columns], deadline: float, *, own_session: bool) -> list[tuple[Any, ...]]:
+    async def run(self, query: Query[*Columns], deadline: float, *, direct: bool) -> list[tuple[Any, ...]]:
         """Send a query in one message, and return its rows. Raises TimeoutError when the server falls silent."""
         statement, first_use = query.statement, False
         text = statement.sql
-        if own_session and statement.prepare:
+        if direct and statement.prepare:
             if statement.name in self._prepared:
                 text = statement.execute
             elif len(self._prepared) < MAX_PREPARED:
                 text, first_use = f"{statement.prepare}; {statement.execute}", True
         try:
-            rows = await self._send(text, query.values, deadline, own_session)
+            rows = await self._send(text, query.values, deadline, direct)
         except STALE:
             if text is statement.sql:
                 raise
             # The server has refused it before it did anything: after DISCARD ALL or a change of the tables.
             self._prepared.clear()
             text, first_use = f"DEALLOCATE ALL; {statement.prepare}; {statement.execute}", True
-            rows = await self._send(text, query.values, deadline, own_session)
+            rows = await self._send(text, query.values, deadline, direct)
         except QueryCanceled:
             if first_use:  # nobody knows whether it is prepared now
                 self.end()
@@ -434,13 +436,11 @@ class _Connection(connection):
             self._prepared.add(statement.name)
         return rows
 
-    async def _send(
-        self, text: str, values: dict[str, Any], deadline: float, own_session: bool
-    ) -> list[tuple[Any, ...]]:
+    async def _send(self, text: str, values: dict[str, Any], deadline: float, direct: bool) -> list[tuple[Any, ...]]:
         self.deadline, seconds = deadline, deadline - time.monotonic()
         # Rounded up, because 0 would be for ever.
         timeout = max(1, ceil(seconds / TIMEOUT_STEP)) * int(1000 * TIMEOUT_STEP)
-        if not own_session:
+        if not direct:
             text = f"SET LOCAL statement_timeout = {timeout}; {text}"
         elif timeout != self._statement_timeout:
             text = f"SET statement_timeout = {timeout}; {text}"
@@ -571,17 +571,17 @@ def create_tables(dsn: str) -> bool:
 
     Returns whether a connection is a session of PostgreSQL's own, with no pooler in between.
     Processes that start at once wait for one another. A database that cannot be reached is asked
-    again for START_TIMEOUT seconds. Raises SystemExit with one sentence when that was not enough,
+    again for STARTUP_TIMEOUT seconds. Raises SystemExit with one sentence when that was not enough,
     or when the schema is newer than this code.
     """
-    deadline, pauses = time.monotonic() + START_TIMEOUT, chain(PAUSES, repeat(PAUSES[-1]))
+    deadline, pauses = time.monotonic() + STARTUP_TIMEOUT, chain(RETRY_DELAYS, repeat(RETRY_DELAYS[-1]))
     while True:
         try:
             return _migrate(dsn)
         except (psycopg2.OperationalError, sqlalchemy.exc.OperationalError) as error:
             cause, pause = _in_one_line(error), next(pauses)
             if time.monotonic() + pause > deadline:
-                raise SystemExit(f"The database was not ready within {START_TIMEOUT} seconds: {cause}") from None
+                raise SystemExit(f"The database was not ready within {STARTUP_TIMEOUT} seconds: {cause}") from None
             logger.warning("Database unavailable, trying again in %g s: %s", pause, cause)
             time.sleep(pause)
 
@@ -600,11 +600,11 @@ def _migrate(dsn: str) -> bool:
         own_version = f"SELECT version_num FROM {VERSION_TABLE}" if table else "NULL"  # noqa: S608  # a constant
         answer.execute(f"SELECT lower('Ä') = 'ä', pg_backend_pid(), ({own_version})")
         ((knows_case, pid, version),) = answer.fetchall()
-        own_session: bool = pid == link.info.backend_pid  # a pooler tells a number of its own
+        direct: bool = pid == link.info.backend_pid  # a pooler tells a number of its own
     if not knows_case:
         logger.warning("lower('Ä') is not 'ä' in the database: q and sort=title ignore case for English letters only")
     if version == max(known):
-        return own_session  # without Alembic, which takes 8 MB and a quarter of the time of a start
+        return direct  # without Alembic, which takes 8 MB and a quarter of the time of a start
     if version is not None and version not in known:
         raise SystemExit(
             f"The database has schema {version}, and this version of the service knows none later than {max(known)}:"
@@ -617,4 +617,4 @@ def _migrate(dsn: str) -> bool:
     config = Config(attributes={"dsn": dsn})
     config.set_main_option("script_location", str(MIGRATIONS))
     command.upgrade(config, max(known))
-    return own_session
+    return direct

@@ -17,15 +17,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from database import DatabaseUnavailable
-from schemas import MAX_ERRORS, NO_CONTROLS, TEXT, USER_ID, Problem, ValidationProblem
+from schemas import MAX_ERRORS, NO_CONTROL_CHARACTERS, TEXT, USER_ID, Problem, ValidationProblem
 
 logger = logging.getLogger("tasks")
 
 MEDIA_TYPE = "application/problem+json"
 CONTENT_TYPE = (b"content-type", MEDIA_TYPE.encode())
 # What a problem repeats of a request: characters of a path, and of each name in `loc`.
-MAX_PATH = 500  # the longest that is routed has 185, and what the service is mounted at
-MAX_NAME = 100
+MAX_INSTANCE_LENGTH = 500  # the longest that is routed has 185, and what the service is mounted at
+MAX_LOC_LENGTH = 100
 RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; Python has these from 3.13 on
 RETRY = {"Retry-After": "1"}  # in seconds: an outage is over in a moment (Neon wakes up) or for longer
 PLAIN = {
@@ -38,7 +38,7 @@ def not_found() -> HTTPException:
     return HTTPException(404, "There is no such task.")
 
 
-def invalid(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidationError:
+def validation_error(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidationError:
     """An input that breaks a rule which no schema can state."""
     return RequestValidationError([{"loc": loc, "msg": msg, "type": kind}])
 
@@ -50,7 +50,7 @@ def problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] |
         "title": RENAMED.get(status, HTTPStatus(status).phrase),
         "status": status,
         "detail": detail,
-        "instance": quote(scope["path"][:MAX_PATH], safe="/:@!$&'()*+,;=-._~"),  # RFC 3986, section 3.3
+        "instance": quote(scope["path"][:MAX_INSTANCE_LENGTH], safe="/:@!$&'()*+,;=-._~"),  # RFC 3986, section 3.3
     }
     # In ASCII: a name in `loc` may hold half a surrogate pair, which no UTF-8 can.
     return Response(json.dumps(body | more), status, headers, MEDIA_TYPE)
@@ -59,14 +59,16 @@ def problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] |
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
     """What FastAPI, the router and the endpoints refuse."""
     if error.status_code == 400:  # FastAPI's word for a body that it cannot even decode
-        return await handle_invalid(request, invalid(("body",), "The body is not JSON in UTF-8", "json_invalid"))
+        return await handle_validation_error(
+            request, validation_error(("body",), "The body is not JSON in UTF-8", "json_invalid")
+        )
     headers = dict(error.headers or {})
     if error.status_code == 405:  # the router names only the methods of the first route that fits
         headers["Allow"] = ", ".join(_methods(request))
     return problem(request.scope, error.status_code, error.detail, headers)
 
 
-async def handle_invalid(request: Request, error: RequestValidationError) -> Response:
+async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
     """Respond to input that breaks a rule. The input is never shown: it may be anything, of any length."""
     return _invalid_problem(request.scope, error.errors())
 
@@ -83,11 +85,11 @@ def _invalid_problem(scope: Scope, broken: Sequence[Any]) -> Response:
 
 
 def _in_short(name: str | int) -> str | int:
-    return f"{name[:MAX_NAME]}…" if isinstance(name, str) and len(name) > MAX_NAME else name
+    return f"{name[:MAX_LOC_LENGTH]}…" if isinstance(name, str) and len(name) > MAX_LOC_LENGTH else name
 
 
 PATTERNS = {
-    NO_CONTROLS: "String should have no control characters",
+    NO_CONTROL_CHARACTERS: "String should have no control characters",
     TEXT: "String should have no control characters but tabs and line breaks",
     USER_ID: "String should have no slash and no control characters",
 }
@@ -103,7 +105,7 @@ def _message(error: dict[str, Any]) -> str:
     return str(error["msg"])
 
 
-async def handle_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
+async def handle_database_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
     logger.warning("Database unavailable: %s", error)
     return problem(request.scope, 503, "The database does not answer. Please try again.", RETRY)
 
@@ -113,7 +115,7 @@ async def handle_disconnect(request: Request, _error: ClientDisconnect) -> Respo
     return problem(request.scope, 400, "The request was not complete.")
 
 
-def plain_problem(scope: Scope, status: int, headers: Headers) -> Response:
+def replace_plain_text(scope: Scope, status: int, headers: Headers) -> Response:
     """Return a problem instead of the plain text of a layer that knows none, with its other headers."""
     kept = {name: value for name, value in headers.items() if name not in ("content-type", "content-length")}
     return problem(scope, status, PLAIN.get(status, HTTPStatus(status).phrase), kept)
@@ -144,7 +146,7 @@ def _methods(request: Request) -> list[str]:
 
 # ---- In OpenAPI -----------------------------------------------------------------------------
 
-ANSWERS: dict[int, tuple[type[Problem] | None, str]] = {
+RESPONSES: dict[int, tuple[type[Problem] | None, str]] = {
     304: (None, "It is still the one that the client has."),
     401: (Problem, "A token is required and is missing or not valid."),
     404: (Problem, "There is no such task, or it is somebody else's."),
@@ -165,18 +167,18 @@ HEADERS = {
 Responses = dict[int | str, dict[str, Any]]
 
 
-def declared(*statuses: int) -> Responses:
+def problem_responses(*statuses: int) -> Responses:
     """What FastAPI's `responses` takes for these statuses."""
-    return {status: {"model": ANSWERS[status][0], "description": ANSWERS[status][1]} for status in statuses}
+    return {status: {"model": RESPONSES[status][0], "description": RESPONSES[status][1]} for status in statuses}
 
 
-def with_headers(status: int, *names: str) -> Responses:
+def response_headers(status: int, *names: str) -> Responses:
     """What FastAPI's `responses` takes for these headers of a success."""
     headers = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names}
     return {status: {"headers": headers}}
 
 
-def document(app: FastAPI) -> None:
+def customize_openapi(app: FastAPI) -> None:
     """Say in OpenAPI what FastAPI cannot: the media type of errors, and that a token may be required."""
     generate = app.openapi
 

@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect
 
 import errors
 from database import Database, DatabaseUnavailable, create_tables
-from middleware import BrowserMiddleware, ServiceMiddleware
+from middleware import ProblemCORSMiddleware, ServiceMiddleware
 from routes import health, tasks, users
 from routing import DirectMiddleware, check_routes
-from settings import EMBEDDED, Settings, load_settings
+from settings import EMBEDDED_DATA, Settings, load_settings
 
 VERSION = "1.0.0"  # of the wire contract, as in CHANGELOG.md
 
@@ -40,8 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # the redirect would go wherever the Host header says
         exception_handlers={
             HTTPException: errors.handle_http_exception,
-            RequestValidationError: errors.handle_invalid,
-            DatabaseUnavailable: errors.handle_unavailable,
+            RequestValidationError: errors.handle_validation_error,
+            DatabaseUnavailable: errors.handle_database_unavailable,
             ClientDisconnect: errors.handle_disconnect,
         },
         lifespan=lambda app: _lifespan(app, settings),
@@ -58,36 +58,34 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(OwnerMiddleware)
     app.add_middleware(ServiceMiddleware)
     app.add_middleware(
-        BrowserMiddleware,
+        ProblemCORSMiddleware,
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key"],
         expose_headers=["ETag", "Link", "Location", "X-Total-Count", "Idempotent-Replayed", "Retry-After"],
     )
-    errors.document(app)
+    errors.customize_openapi(app)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """Bring the database up to date, and keep a pool of connections to it while the app runs."""
-    async with AsyncExitStack() as at_the_end:
+    async with AsyncExitStack() as stack:
         if dsn := settings.database_url.get_secret_value():
             target = parse_dsn(dsn)
             logger.info("Database: %s on %s", target.get("dbname", "default"), target.get("host", "this machine"))
         else:
-            dsn = await _start_embedded(at_the_end)
+            dsn = await _start_embedded(stack)
         if settings.requires_tokens:
             import auth
 
-            app.state.tokens = await at_the_end.enter_async_context(auth.verifier(settings))
+            app.state.verifier = await stack.enter_async_context(auth.open_verifier(settings))
         else:
             logger.warning("Neither AUTH_JWKS_URL nor AUTH_SECRET is set: the user_id in the path is trusted")
-        own_sessions = await asyncio.to_thread(create_tables, dsn)
-        database = Database(
-            dsn, size=settings.database_pool_size, timeout=settings.database_timeout, own_sessions=own_sessions
-        )
-        at_the_end.push_async_callback(database.close)
+        direct = await asyncio.to_thread(create_tables, dsn)
+        database = Database(dsn, size=settings.database_pool_size, timeout=settings.database_timeout, direct=direct)
+        stack.push_async_callback(database.close)
         app.state.database = database
         gc.set_threshold(GC_THRESHOLD)
         gc.collect()  # what the imports have left behind is room for requests
@@ -95,16 +93,16 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         yield
 
 
-async def _start_embedded(at_the_end: AsyncExitStack) -> str:
+async def _start_embedded(stack: AsyncExitStack) -> str:
     """Start a PostgreSQL that runs as long as the app does; return its URL."""
     try:
         import embedded
     except ModuleNotFoundError:  # as in the image for production
         raise SystemExit("DATABASE_URL must be set: the PostgreSQL for development is not installed here.") from None
 
-    dsn = await asyncio.to_thread(embedded.start, EMBEDDED)
-    at_the_end.push_async_callback(asyncio.to_thread, embedded.stop, EMBEDDED)
-    logger.info("Database: embedded PostgreSQL, with its data in %s", EMBEDDED)
+    dsn = await asyncio.to_thread(embedded.start, EMBEDDED_DATA)
+    stack.push_async_callback(asyncio.to_thread, embedded.stop, EMBEDDED_DATA)
+    logger.info("Database: embedded PostgreSQL, with its data in %s", EMBEDDED_DATA)
     return dsn
 
 

@@ -37,7 +37,7 @@ def common_headers(scope: Scope, headers: dict[bytes, bytes]) -> list[tuple[byte
     return common
 
 
-class BrowserMiddleware(CORSMiddleware):
+class ProblemCORSMiddleware(CORSMiddleware):
     """Starlette's CORS, which only a request with an `Origin` goes through; a refused preflight gets a problem."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +48,7 @@ class BrowserMiddleware(CORSMiddleware):
         elif scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
             response = self.preflight_response(Headers(scope=scope))
             if response.status_code >= 400:
-                response = errors.plain_problem(scope, response.status_code, response.headers)
+                response = errors.replace_plain_text(scope, response.status_code, response.headers)
             response.headers.raw.extend(common_headers(scope, headers))
             await response(scope, receive, send)
         else:
@@ -80,7 +80,7 @@ class ServiceMiddleware:
                 message["headers"] = [*message["headers"], *common]
                 if message["status"] >= 400 and errors.CONTENT_TYPE not in message["headers"]:
                     replaced = True
-                    response = errors.plain_problem(scope, message["status"], Headers(raw=message["headers"]))
+                    response = errors.replace_plain_text(scope, message["status"], Headers(raw=message["headers"]))
                     await response(scope, receive, send)
             if not replaced:
                 await send(message)

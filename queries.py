@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlmodel import col
 
 from models import Priority, Task
-from schemas import MAX_WORDS
+from schemas import MAX_SEARCH_WORDS
 
 Columns = TypeVarTuple("Columns")
 
@@ -295,7 +295,7 @@ FILTERS: dict[str, sa.ColumnElement[bool]] = {
 
 
 # strpos() and not LIKE, which is quadratic: a word of 200 letters over 3,000 long descriptions took 16 s.
-for number in range(MAX_WORDS):
+for number in range(MAX_SEARCH_WORDS):
     word = sa.func.lower(_filter(f"word_{number}", sa.Text))
     FILTERS[f"word_{number}"] = sa.func.strpos(sa.func.lower(SEARCHED), word) > 0
 

@@ -28,18 +28,18 @@ from pydantic_core import PydanticCustomError
 
 from models import Priority
 
-AN_ID = "5b1d6c1e-8f0a-4c55-9d53-0c3d8f7b2a10"
-A_TIME = "2026-12-24T18:00:00.000000Z"
+EXAMPLE_ID = "5b1d6c1e-8f0a-4c55-9d53-0c3d8f7b2a10"
+EXAMPLE_TIME = "2026-12-24T18:00:00.000000Z"
 
 
 # ---- Values ---------------------------------------------------------------------------------
 
 CONTROLS = r"\x00-\x1f\x7f-\x9f"
-NO_CONTROLS = rf"^[^{CONTROLS}]*$"
+NO_CONTROL_CHARACTERS = rf"^[^{CONTROLS}]*$"
 TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # none but tab and line breaks
 # The whitespace that is no control character. `\s` is not the same in every language.
 BLANKS = r" \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-MAX_WORDS = 10  # of a search
+MAX_SEARCH_WORDS = 10  # of a search
 # RFC 3339, section 5.6: date, time and offset are all there. Pydantic alone would also take a
 # number, a date, or a time without seconds.
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -59,8 +59,10 @@ def _to_utc(value: datetime) -> datetime:
 
 
 def _has_few_words(value: str) -> str:
-    if len(value.split()) > MAX_WORDS:
-        raise PydanticCustomError("too_many_words", "String should have at most {most} words", {"most": MAX_WORDS})
+    if len(value.split()) > MAX_SEARCH_WORDS:
+        raise PydanticCustomError(
+            "too_many_words", "String should have at most {most} words", {"most": MAX_SEARCH_WORDS}
+        )
     return value
 
 
@@ -79,7 +81,7 @@ def _trimmed(most: int, example: str) -> tuple[Any, ...]:
     says = {"description": f"1 to {most} characters after trimming, no control characters.", "examples": [example]}
     answered = {"type": "string", "minLength": 1, "maxLength": most} | says
     return (
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=most, pattern=NO_CONTROLS),
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=most, pattern=NO_CONTROL_CHARACTERS),
         WithJsonSchema({"type": "string", "pattern": pattern} | says, mode="validation"),
         WithJsonSchema(answered, mode="serialization"),
     )
@@ -100,17 +102,17 @@ def _without_point(value: object) -> object:
 
 
 WORD, SPACE = f"[^{CONTROLS}{BLANKS}]+", rf"[\t\n\r{BLANKS}]"
-SOME_WORDS = f"{WORD}({SPACE}+{WORD}){{0,{MAX_WORDS - 1}}}{SPACE}*"
+SOME_WORDS = f"{WORD}({SPACE}+{WORD}){{0,{MAX_SEARCH_WORDS - 1}}}{SPACE}*"
 Search = Annotated[
     str,
     StringConstraints(pattern=TEXT, max_length=200),
     AfterValidator(_has_few_words),
     Field(json_schema_extra={"pattern": f"^{SPACE}*({SOME_WORDS})?$"}),
 ]
-SearchWithAWord = Annotated[
+NonBlankSearch = Annotated[
     Search, AfterValidator(_has_a_word), Field(json_schema_extra={"pattern": f"^{SPACE}*{SOME_WORDS}$"})
 ]
-Flag = Annotated[bool, BeforeValidator(_true_or_false)]  # in a URL
+QueryBool = Annotated[bool, BeforeValidator(_true_or_false)]  # in a URL
 Limit = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_from_digits)]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_to_utc)]
 Title = Annotated[str, *_trimmed(200, "Buy milk")]
@@ -150,7 +152,7 @@ USER_ID = r"^[^/\x00-\x1f\x7f-\x9f]+$"
 UserId = Annotated[
     str, Path(min_length=1, max_length=128, pattern=USER_ID, description="Whose tasks.", examples=["alice"])
 ]
-TaskId = Annotated[UUID, Path(description="Which task.", examples=[AN_ID])]
+TaskId = Annotated[UUID, Path(description="Which task.", examples=[EXAMPLE_ID])]
 
 
 def _never_null(schema: dict[str, Any]) -> None:
@@ -158,14 +160,14 @@ def _never_null(schema: dict[str, Any]) -> None:
     schema.update(schema.pop("anyOf")[0])
 
 
-MAX_ETAGS = 8192  # characters of a condition
+MAX_ETAGS_LENGTH = 8192  # characters of a condition
 IdempotencyKey = Annotated[
     Annotated[str, Field(min_length=1, max_length=255, pattern="^[!-~]+$")] | None,
     Field(json_schema_extra=_never_null),
-    Header(description="Any text of your own.", examples=[AN_ID]),
+    Header(description="Any text of your own.", examples=[EXAMPLE_ID]),
 ]
 ETags = Annotated[
-    Annotated[str, Field(max_length=MAX_ETAGS)] | None,
+    Annotated[str, Field(max_length=MAX_ETAGS_LENGTH)] | None,
     Field(json_schema_extra=_never_null),
 ]
 IfMatch = Annotated[
@@ -193,7 +195,7 @@ Sort = Literal[
 ]
 
 # What a cursor holds for each of them: the value that is sorted by, and the id that breaks ties.
-POSITIONS: dict[str, TypeAdapter[tuple[Any, UUID]]] = {
+CURSOR_POSITIONS: dict[str, TypeAdapter[tuple[Any, UUID]]] = {
     "created_at": TypeAdapter(tuple[Timestamp, UUID]),
     "updated_at": TypeAdapter(tuple[Timestamp, UUID]),
     "due_date": TypeAdapter(tuple[Timestamp | None, UUID]),
@@ -203,8 +205,8 @@ POSITIONS: dict[str, TypeAdapter[tuple[Any, UUID]]] = {
     ),  # older ones hold others
     "order": TypeAdapter(tuple[Order | None, UUID]),
 }
-MAX_REPEATED = 100
-MAX_QUERY = 4096  # characters of all parameters but the cursor: `Link` repeats them, and proxies take 8 KiB
+MAX_FILTER_VALUES = 100
+MAX_QUERY_LENGTH = 4096  # characters of all parameters but the cursor: `Link` repeats them, and proxies take 8 KiB
 CHECKSUM_BYTES = 9
 WORDS = "At most 10 words, all of them in title or description, whatever the case."
 
@@ -214,29 +216,29 @@ class Filters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    completed: Flag | MISSING = Field(MISSING, description="Whether they are done.")
-    priority: Annotated[list[Priority], Field(max_length=MAX_REPEATED)] | MISSING = Field(
+    completed: QueryBool | MISSING = Field(MISSING, description="Whether they are done.")
+    priority: Annotated[list[Priority], Field(max_length=MAX_FILTER_VALUES)] | MISSING = Field(
         MISSING, description="Repeat for any of several.", examples=[["high"]]
     )
-    tag: Annotated[list[Tag], Field(max_length=MAX_REPEATED)] | MISSING = Field(
+    tag: Annotated[list[Tag], Field(max_length=MAX_FILTER_VALUES)] | MISSING = Field(
         MISSING, description="Repeat for all of several.", examples=[["home"]]
     )
     q: Search | MISSING = Field(MISSING, description=WORDS, examples=["milk eggs"])
-    due_before: Timestamp | MISSING = Field(MISSING, description="Due earlier than this.", examples=[A_TIME])
-    due_after: Timestamp | MISSING = Field(MISSING, description="Due later than this.", examples=[A_TIME])
-    updated_after: Timestamp | MISSING = Field(MISSING, description="Changed later than this.", examples=[A_TIME])
+    due_before: Timestamp | MISSING = Field(MISSING, description="Due earlier than this.", examples=[EXAMPLE_TIME])
+    due_after: Timestamp | MISSING = Field(MISSING, description="Due later than this.", examples=[EXAMPLE_TIME])
+    updated_after: Timestamp | MISSING = Field(MISSING, description="Changed later than this.", examples=[EXAMPLE_TIME])
 
     @model_validator(mode="before")
     @classmethod
     def _check_size(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if 6 * len(str(values)) > MAX_QUERY:  # encoded, no byte becomes more than six
+        if 6 * len(str(values)) > MAX_QUERY_LENGTH:  # encoded, no byte becomes more than six
             others = {name: value for name, value in values.items() if name != "cursor"}
-            if len(urlencode(others, doseq=True)) > MAX_QUERY:
+            if len(urlencode(others, doseq=True)) > MAX_QUERY_LENGTH:
                 message = "Query should have at most {most} characters beside the cursor"
-                raise PydanticCustomError("query_too_long", message, {"most": f"{MAX_QUERY:,}"})
+                raise PydanticCustomError("query_too_long", message, {"most": f"{MAX_QUERY_LENGTH:,}"})
         return values
 
-    def given(self) -> dict[str, Any]:
+    def filters(self) -> dict[str, Any]:
         """Return what is given, by name."""
         return self.model_dump(include=set(Filters.model_fields))
 
@@ -244,7 +246,7 @@ class Filters(BaseModel):
 class Selection(Filters):
     """Which tasks to change or delete. A search without a word, which would be for all, is refused."""
 
-    q: SearchWithAWord | MISSING = Field(MISSING, description=WORDS, examples=["milk eggs"])
+    q: NonBlankSearch | MISSING = Field(MISSING, description=WORDS, examples=["milk eggs"])
 
 
 class ListQuery(Filters):
@@ -255,12 +257,12 @@ class ListQuery(Filters):
         description="A null `due_date` or `order` comes last, and first with `-`. Ties are broken by `id`.",
     )
     limit: Limit = Field(1000, description="At most so many in one page.", examples=[20])
-    total: Flag = Field(False, description="Whether to answer with `X-Total-Count`.")
+    total: QueryBool = Field(False, description="Whether to answer with `X-Total-Count`.")
     cursor: str | SkipJsonSchema[None] = Field(
         None, description="Where the page before ended: follow `Link`, do not make one."
     )
 
-    def cursor_after(self, task: dict[str, Any], user_id: str) -> str:
+    def encode_cursor(self, task: dict[str, Any], user_id: str) -> str:
         """Return the cursor of the page that begins behind `task`, as it was sent."""
         position = json.dumps([task[self.sort.removeprefix("-")], task["id"]], ensure_ascii=False)
         return self._encode(position.encode(), user_id)
@@ -273,7 +275,7 @@ class ListQuery(Filters):
         position = base64.urlsafe_b64decode(f"{self.cursor}==")[CHECKSUM_BYTES:]
         if self.cursor != self._encode(position, user_id):
             raise ValueError("the cursor was not made for this list")
-        return POSITIONS[self.sort.removeprefix("-")].validate_json(position)
+        return CURSOR_POSITIONS[self.sort.removeprefix("-")].validate_json(position)
 
     def _encode(self, position: bytes, user_id: str) -> str:
         # Not a signature: whoever forges one gains nothing but another place in their own list.
@@ -325,7 +327,7 @@ def _no_null(value: object) -> object:
 
 
 OptionalCompletion = Annotated[Completion | SkipJsonSchema[None], BeforeValidator(_no_null)]
-SomeFields = Annotated[
+NonEmptyTaskPatch = Annotated[
     TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in TaskPatch.model_fields]})
 ]
 
@@ -336,23 +338,23 @@ SomeFields = Annotated[
 class Task(BaseModel):
     """One task, as it is answered. PostgreSQL writes the JSON; this class documents it."""
 
-    id: UUID = Field(description="Made by the server, version 4.", examples=[AN_ID])
+    id: UUID = Field(description="Made by the server, version 4.", examples=[EXAMPLE_ID])
     user_id: str = Field(description="Whose task.", examples=["alice"])
     url: str = Field(
         description="The absolute address of this task.",
         json_schema_extra={"format": "uri"},
-        examples=[f"http://127.0.0.1:8000/api/alice/tasks/{AN_ID}"],
+        examples=[f"http://127.0.0.1:8000/api/alice/tasks/{EXAMPLE_ID}"],
     )
     title: Title
     description: Description | None
     completed: Completed
-    completed_at: Timestamp | None = Field(description="Since when it is done, in UTC.", examples=[A_TIME])
+    completed_at: Timestamp | None = Field(description="Since when it is done, in UTC.", examples=[EXAMPLE_TIME])
     priority: Priority
     tags: Tags
     due_date: DueDate | None
     order: Order | None
-    created_at: Timestamp = Field(description="When it was created, in UTC.", examples=[A_TIME])
-    updated_at: Timestamp = Field(description="When anything of it last changed, in UTC.", examples=[A_TIME])
+    created_at: Timestamp = Field(description="When it was created, in UTC.", examples=[EXAMPLE_TIME])
+    updated_at: Timestamp = Field(description="When anything of it last changed, in UTC.", examples=[EXAMPLE_TIME])
 
 
 class Updated(BaseModel):

@@ -23,7 +23,7 @@ from pydantic import (
 
 HERE = Path(__file__).resolve().parent
 ENV_FILES = (HERE / ".env", HERE / ".env.local")  # the last one wins
-EMBEDDED = HERE / ".postgres"  # the data of the PostgreSQL that is used without a DATABASE_URL
+EMBEDDED_DATA = HERE / ".postgres"  # the data of the PostgreSQL that is used without a DATABASE_URL
 
 # A browser sends `Origin: scheme://host[:port]` and nothing else (RFC 6454, section 6.2), so an
 # entry with a path or a trailing slash would never match.

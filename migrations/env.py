@@ -6,7 +6,7 @@ from sqlmodel import SQLModel
 
 import models  # noqa: F401  # fills SQLModel.metadata
 from database import VERSION_TABLE, engine
-from settings import EMBEDDED, load_settings
+from settings import EMBEDDED_DATA, load_settings
 
 # Any number that no other program on this database takes. The lock ends with the transaction,
 # which a pooler keeps on one connection.
@@ -69,7 +69,7 @@ dsn = context.config.attributes.get("dsn") or load_settings().database_url.get_s
 if not dsn:
     import embedded
 
-    dsn = embedded.start(EMBEDDED)
+    dsn = embedded.start(EMBEDDED_DATA)
 
 with engine(dsn).begin() as transaction:
     transaction.execute(select(func.pg_advisory_xact_lock(LOCK)))

@@ -9,7 +9,7 @@ from queries import Columns, Query
 
 # The name is what a generated client calls the operation.
 ROUTER: dict[str, Any] = {"generate_unique_id_function": lambda route: route.name}
-API_ROUTER = ROUTER | {"responses": errors.declared(401, 404, 413, 422, 500, 503)}
+API_ROUTER = ROUTER | {"responses": errors.problem_responses(401, 404, 413, 422, 500, 503)}
 
 
 async def fetch(request: Request, query: Query[*Columns]) -> list[tuple[*Columns]]:

@@ -4,7 +4,7 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 import queries
-from errors import declared
+from errors import problem_responses
 from routes import ROUTER, fetch
 from routing import DirectRouter, JSONBytes
 from schemas import Health
@@ -28,7 +28,7 @@ async def health() -> Response:
     return JSONBytes(b'{"status": "ok"}')
 
 
-@router.get("/health/ready", response_model=Health, responses=declared(500, 503))
+@router.get("/health/ready", response_model=Health, responses=problem_responses(500, 503))
 async def ready(request: Request) -> Response:
     """The database answers."""
     await fetch(request, queries.READY.bind())

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 import errors
 import queries
 import schemas
-from errors import declared, with_headers
+from errors import problem_responses, response_headers
 from routes import API_ROUTER, fetch
 from routing import DirectRouter, JSONBytes
 from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
@@ -26,7 +26,7 @@ from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, Tas
 TAG = {"name": "tasks", "description": "A user's tasks, one by one and many at once."}
 router = DirectRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
 
-WRITTEN = with_headers(200, "ETag") | declared(404, 412)
+WRITTEN = response_headers(200, "ETag") | problem_responses(404, 412)
 
 # The most asked for come first: the router tries them in this order.
 
@@ -34,7 +34,7 @@ WRITTEN = with_headers(200, "ETag") | declared(404, 412)
 @router.get(
     "",
     response_model=list[schemas.Task],
-    responses=with_headers(200, "ETag", "Link", "X-Total-Count") | declared(304),
+    responses=response_headers(200, "ETag", "Link", "X-Total-Count") | problem_responses(304),
 )
 async def list_tasks(
     request: Request,
@@ -52,7 +52,7 @@ async def list_tasks(
         user_id,
         tasks_url=tasks_url,
         sort=query.sort,
-        filters=query.given(),
+        filters=query.filters(),
         after=_after(query, user_id),
         limit=query.limit + 1,  # one more than is shown tells whether more follow
         total=query.total,
@@ -72,7 +72,7 @@ async def list_tasks(
     "",
     status_code=201,
     response_model=schemas.Task,
-    responses=with_headers(201, "ETag", "Location", "Idempotent-Replayed"),
+    responses=response_headers(201, "ETag", "Location", "Idempotent-Replayed"),
 )
 async def create_task(
     request: Request, user_id: UserId, body: TaskInput, idempotency_key: IdempotencyKey = None
@@ -94,14 +94,16 @@ async def create_task(
     [(task, found_version, found_fingerprint)] = await fetch(request, statement)
     if found_fingerprint != fingerprint:
         where = ("header", "idempotency-key")
-        raise errors.invalid(where, "The key was sent before with another body", "idempotency_key_reused")
+        raise errors.validation_error(where, "The key was sent before with another body", "idempotency_key_reused")
     headers = [(b"location", f"{tasks_url}{task_id}".encode()), (b"etag", b'"%d"' % found_version)]
     if found_version != version:
         headers.append((b"idempotent-replayed", b"true"))
     return JSONBytes(task, 201, headers)
 
 
-@router.get("/{task_id}", response_model=schemas.Task, responses=with_headers(200, "ETag") | declared(304, 404))
+@router.get(
+    "/{task_id}", response_model=schemas.Task, responses=response_headers(200, "ETag") | problem_responses(304, 404)
+)
 async def read_task(request: Request, user_id: UserId, task_id: TaskId, if_none_match: IfNoneMatch = None) -> Response:
     """One task."""
     rows = await fetch(request, queries.read_task(user_id, task_id, tasks_url=_tasks_url(request, user_id)))
@@ -142,7 +144,7 @@ async def replace_task(
     return await _set_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
 
 
-@router.delete("/{task_id}", response_model=schemas.Task, responses=declared(404, 412))
+@router.delete("/{task_id}", response_model=schemas.Task, responses=problem_responses(404, 412))
 async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
     """Delete a task. The response is the task that was deleted, so that "undo" can create it again."""
     statement = queries.delete_task(
@@ -156,20 +158,20 @@ async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_mat
 
 @router.patch("", response_model=schemas.Updated)
 async def update_tasks(
-    request: Request, user_id: UserId, selection: Annotated[schemas.Selection, Query()], body: schemas.SomeFields
+    request: Request, user_id: UserId, selection: Annotated[schemas.Selection, Query()], body: schemas.NonEmptyTaskPatch
 ) -> Response:
     """Change every task that the filters select ("toggle all"). At least one field must be sent."""
     fields = body.model_dump(mode="json")
     if not fields:
-        raise errors.invalid(("body",), "Input should have a field to change", "nothing_to_change")
-    [(count,)] = await fetch(request, queries.update_tasks(user_id, fields=fields, filters=selection.given()))
+        raise errors.validation_error(("body",), "Input should have a field to change", "nothing_to_change")
+    [(count,)] = await fetch(request, queries.update_tasks(user_id, fields=fields, filters=selection.filters()))
     return JSONBytes(b'{"updated": %d}' % count)
 
 
 @router.delete("", response_model=schemas.Deleted)
 async def delete_tasks(request: Request, user_id: UserId, selection: Annotated[schemas.Selection, Query()]) -> Response:
     """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
-    [(count,)] = await fetch(request, queries.delete_tasks(user_id, filters=selection.given()))
+    [(count,)] = await fetch(request, queries.delete_tasks(user_id, filters=selection.filters()))
     return JSONBytes(b'{"deleted": %d}' % count)
 
 
@@ -236,14 +238,14 @@ def _after(query: schemas.ListQuery, user_id: str) -> tuple[Any, UUID] | None:
     try:
         return query.decode_cursor(user_id)
     except ValueError:
-        raise errors.invalid(("query", "cursor"), "Cursor does not belong to this list", "cursor") from None
+        raise errors.validation_error(("query", "cursor"), "Cursor does not belong to this list", "cursor") from None
 
 
 def _next_page(request: Request, query: schemas.ListQuery, tasks_url: str, last: dict[str, Any], user_id: str) -> bytes:
     """Return the value of `Link` that leads to the page behind the task `last` (RFC 8288)."""
     given = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     parameters = [(name, value) for name, value in given if name != "cursor"]
-    parameters.append(("cursor", query.cursor_after(last, user_id)))
+    parameters.append(("cursor", query.encode_cursor(last, user_id)))
     return f'<{tasks_url[:-1]}?{urlencode(parameters)}>; rel="next"'.encode()
 
 

@@ -25,6 +25,7 @@ import auth
 from main import create_app
 from settings import Settings
 from tests.conftest import hold_to_contract
+from tests.helpers import eventually
 
 ISSUER, AUDIENCE, SECRET = "https://issuer.example", "https://tasks.example", "a shared secret, long enough for" * 2
 ED25519 = ed25519.Ed25519PrivateKey.generate()
@@ -105,16 +106,6 @@ def with_jwks(settings: Settings) -> Iterator[TestClient]:
 def with_secret(settings: Settings) -> Iterator[TestClient]:
     with app_with(settings, auth_secret=SecretStr(SECRET)) as client:
         yield client
-
-
-def eventually(status: int, ask: Callable[[], Any]) -> Any:
-    """Ask until the answer has this status, for at most ten seconds."""
-    for _ in range(200):
-        answer = ask()
-        if answer.status_code == status:
-            return answer
-        time.sleep(0.05)
-    raise AssertionError(f"it stayed {answer.status_code}: {answer.text}")
 
 
 def claims(user: object, **more: object) -> dict[str, object]:
@@ -378,8 +369,8 @@ def test_a_verified_token_is_not_verified_again_and_never_outlives_its_exp(
     with_secret: TestClient, url: str, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verified = []
-    verify = auth.Tokens._verify
-    monkeypatch.setattr(auth.Tokens, "_verify", lambda *given: verified.append(1) or verify(*given))
+    verify = auth.TokenVerifier._verify
+    monkeypatch.setattr(auth.TokenVerifier, "_verify", lambda *given: verified.append(1) or verify(*given))
     now = time.time()
     headers = bearer(token(user, key=SECRET, algorithm="HS256", exp=int(now) + 100))
     for _ in range(5):
@@ -394,8 +385,10 @@ def test_a_verified_token_is_not_verified_again_and_never_outlives_its_exp(
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tokens that were verified, because they were not remembered."""
     verified: list[str] = []
-    verify = auth.Tokens._verify
-    monkeypatch.setattr(auth.Tokens, "_verify", lambda self, token: verified.append(token) or verify(self, token))
+    verify = auth.TokenVerifier._verify
+    monkeypatch.setattr(
+        auth.TokenVerifier, "_verify", lambda self, token: verified.append(token) or verify(self, token)
+    )
     return verified
 
 
@@ -413,7 +406,7 @@ def test_blanks_around_a_token_do_not_make_it_another(
 def test_many_tokens_of_one_user_push_out_nobody_elses(
     with_secret: TestClient, url: str, user: str, verified: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "REMEMBERED", 50)
+    monkeypatch.setattr(auth, "CACHE_SIZE", 50)
     mine = bearer(token(user, key=SECRET, algorithm="HS256"))
     assert with_secret.get(url, headers=mine).status_code == 200
     for number in range(100):
@@ -428,16 +421,16 @@ def test_many_tokens_of_one_user_push_out_nobody_elses(
 def test_tokens_of_many_users_take_no_more_memory_than_is_set(
     settings: Settings, verified: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "REMEMBERED", 50)
+    monkeypatch.setattr(auth, "CACHE_SIZE", 50)
     names = [f"user-{uuid4()}" for _ in range(40)]
     headers = [bearer(token(name, key=SECRET, algorithm="HS256", jti=jti)) for name in names for jti in "123"]
-    tokens = auth.Tokens(settings.model_copy(update={"auth_secret": SecretStr(SECRET)}))
+    verifier = auth.TokenVerifier(settings.model_copy(update={"auth_secret": SecretStr(SECRET)}))
     for one in headers:
-        tokens.user([one["Authorization"]])
-    assert len(tokens._verified) <= 50
-    assert sorted(tokens._verified) == sorted(digest for digests in tokens._digests.values() for digest in digests)
+        verifier.authenticate([one["Authorization"]])
+    assert len(verifier._verified) <= 50
+    assert sorted(verifier._verified) == sorted(digest for digests in verifier._digests.values() for digest in digests)
     for one in reversed(headers[-45:]):
-        tokens.user([one["Authorization"]])
+        verifier.authenticate([one["Authorization"]])
     assert len(verified) == len(headers), "the last ones were forgotten"
 
 
@@ -451,14 +444,14 @@ def test_an_absurdly_late_exp_is_no_error(with_secret: TestClient, url: str, use
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "REFRESH_EARLY", 0.2)
-    monkeypatch.setattr(auth, "REFRESH", 0.6)
+    monkeypatch.setattr(auth, "MIN_REFRESH_INTERVAL", 0.2)
+    monkeypatch.setattr(auth, "REFRESH_INTERVAL", 0.6)
 
 
 def test_a_token_with_an_unknown_key_has_the_keys_looked_up(
     settings: Settings, issuer: Issuer, url: str, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "REFRESH_EARLY", 0.2)  # and the next look by itself only minutes later
+    monkeypatch.setattr(auth, "MIN_REFRESH_INTERVAL", 0.2)  # and the next look by itself only minutes later
     with app_with(settings, auth_jwks_url=issuer.url) as client:
         eventually(200, lambda: client.get(url, headers=bearer(token(user))))
         issuer.keys = [public(STRANGER, "EdDSA", "new")]
@@ -556,8 +549,8 @@ def test_a_forged_token_costs_a_few_verifications_at_most(
     with app_with(settings, auth_jwks_url=issuer.url) as client:
         eventually(200, lambda: client.get(url, headers=bearer(token(user))))
         tried = []
-        check = auth.Tokens._claims
-        monkeypatch.setattr(auth.Tokens, "_claims", lambda *given: tried.append(1) or check(*given))
+        check = auth.TokenVerifier._claims
+        monkeypatch.setattr(auth.TokenVerifier, "_claims", lambda *given: tried.append(1) or check(*given))
         assert client.get(url, headers=bearer(token(user, key=STRANGER, kid="same"))).status_code == 401
         assert 0 < len(tried) < 10
 
@@ -712,9 +705,9 @@ def test_an_issuer_that_is_down_for_a_day_is_asked_on_at_most_every_30_seconds(
         raise OSError("nobody answers")
 
     monkeypatch.setattr(auth.asyncio, "sleep", sleep)
-    monkeypatch.setattr(auth.IssuerTokens, "_fetch", down)
+    monkeypatch.setattr(auth.JWKSVerifier, "_fetch", down)
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(auth.IssuerTokens(settings).keep_fresh())
+        asyncio.run(auth.JWKSVerifier(settings).refresh_keys())
     assert pauses[:6] == [1, 2, 4, 8, 16, 30]
     assert set(pauses[5:]) == {30}
 

@@ -20,8 +20,8 @@ from database import Database, create_tables, engine
 from main import create_app
 from queries import Statement
 from settings import Settings
+from tests.helpers import schema_names
 from tests.servers import HERE
-from tests.test_migrations import names
 
 TEXT = "Käse für 3 € 🥛 牛乳"
 ENCODING = Statement[bytes]("SELECT current_setting('client_encoding')")
@@ -44,7 +44,7 @@ def test_a_database_that_cannot_hold_every_text_is_refused(database_url: str, en
     with database(database_url, f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
         with pytest.raises(SystemExit, match=rf"^The database has encoding {encoding}, .* UTF8: [^.]*\.$"):
             create_tables(url)
-        assert names(url) == set()
+        assert schema_names(url) == set()
 
 
 def test_the_refusal_of_an_encoding_is_one_sentence_in_the_log(database_url: str) -> None:

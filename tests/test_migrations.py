@@ -1,8 +1,5 @@
 """The schema: made at start-up, the same as the models say."""
 
-import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,34 +10,7 @@ import pytest
 from alembic.script import ScriptDirectory
 
 from database import MIGRATIONS, create_tables
-from tests.servers import HERE
-
-
-def alembic(url: str, *arguments: str, folder: Path = HERE) -> subprocess.CompletedProcess[str]:
-    """Run Alembic as in `folder`, on the database at `url`."""
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=folder,
-        env=os.environ | {"DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def names(url: str) -> set[str]:
-    """Of everything that the schema `public` holds."""
-    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace "
-            "UNION SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n' "
-            "UNION SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype = 'e'"
-        )
-        return {name for (name,) in cursor.fetchall()}
-
-
-VERSION_TABLE = {"tasks_alembic_version", "tasks_alembic_version_pkc"}
+from tests.helpers import VERSION_TABLE, alembic, schema_names
 
 
 def test_models_and_migrations_agree(empty_database: str) -> None:
@@ -51,7 +21,7 @@ def test_models_and_migrations_agree(empty_database: str) -> None:
 
 def test_the_newest_schema_has_the_names_of_the_models(empty_database: str) -> None:
     create_tables(empty_database)
-    assert names(empty_database) - VERSION_TABLE == {
+    assert schema_names(empty_database) - VERSION_TABLE == {
         "task_priority",
         "tasks",
         "tasks_completed_at_when_completed",
@@ -73,9 +43,9 @@ def test_the_number_of_a_migration_is_its_revision_and_the_highest_is_the_newest
 
 def test_a_second_start_changes_nothing_in_the_schema(empty_database: str) -> None:
     create_tables(empty_database)
-    before = names(empty_database)
+    before = schema_names(empty_database)
     create_tables(empty_database)
-    assert names(empty_database) == before
+    assert schema_names(empty_database) == before
 
 
 def test_a_start_waits_for_another_that_migrates(empty_database: str) -> None:
@@ -107,11 +77,11 @@ def test_a_start_waits_for_another_that_migrates(empty_database: str) -> None:
 
 def test_downgrading_leaves_nothing_and_upgrading_brings_it_back(empty_database: str) -> None:
     create_tables(empty_database)
-    before = names(empty_database)
+    before = schema_names(empty_database)
     assert alembic(empty_database, "downgrade", "base").returncode == 0
-    assert names(empty_database) == set()
+    assert schema_names(empty_database) == set()
     assert alembic(empty_database, "upgrade", "head").returncode == 0
-    assert names(empty_database) == before
+    assert schema_names(empty_database) == before
 
 
 @pytest.mark.parametrize(

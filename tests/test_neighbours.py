@@ -12,8 +12,8 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from database import create_tables
+from tests.helpers import VERSION_TABLE, alembic, schema_names
 from tests.servers import service, wait_for
-from tests.test_migrations import VERSION_TABLE, alembic, names
 
 # Better Auth's tables, and one of each kind of thing that a database holds.
 NEIGHBOUR = """
@@ -97,32 +97,32 @@ def test_the_version_table_of_another_application_is_left_alone(shared_database:
     run(shared_database, VERSIONS)
     if version:
         run(shared_database, "INSERT INTO alembic_version VALUES (%s)", version)
-    before = names(shared_database)
+    before = schema_names(shared_database)
     with locked(shared_database, "alembic_version"):
         create_tables(shared_database)
         for version_to_go_to in ("0002", "base"):
             ended = alembic(shared_database, "downgrade", version_to_go_to)
             assert ended.returncode == 0, ended.stderr
             create_tables(shared_database)
-    assert names(shared_database) > before | VERSION_TABLE
+    assert schema_names(shared_database) > before | VERSION_TABLE
     assert run(shared_database, "SELECT version_num FROM alembic_version") == ([(version,)] if version else [])
 
 
 def test_downgrading_leaves_what_is_of_others(shared_database: str) -> None:
-    before = names(shared_database)
+    before = schema_names(shared_database)
     create_tables(shared_database)
     assert alembic(shared_database, "downgrade", "base").returncode == 0
-    assert names(shared_database) == before
+    assert schema_names(shared_database) == before
 
 
 def test_a_schema_of_ones_own_is_used_beside_public(shared_database: str) -> None:
     run(shared_database, VERSIONS)
     run(shared_database, "INSERT INTO alembic_version VALUES ('0002')")
     run(shared_database, "CREATE TABLE tasks (title text)")
-    before = names(shared_database)
+    before = schema_names(shared_database)
     run(shared_database, "CREATE SCHEMA AUTHORIZATION CURRENT_USER")  # "$user" comes first in the search_path
     create_tables(shared_database)
-    assert names(shared_database) == before
+    assert schema_names(shared_database) == before
     assert alembic(shared_database, "check").returncode == 0
     assert alembic(shared_database, "downgrade", "0002").returncode == 0
     found = run(shared_database, "SELECT version_num, tableoid::regclass::text FROM alembic_version")
@@ -137,27 +137,27 @@ def test_a_database_of_1_0_0_is_carried_over(database_of_1_0_0: str) -> None:
         wait_for(started.log, "Application startup complete", 4)
         assert [task["title"] for task in httpx2.get(f"{started.url}/api/a/tasks").json()] == ["old"]
     assert not [line for line in started.log if "ERROR" in line or "Traceback" in line]
-    assert names(database_of_1_0_0) >= VERSION_TABLE
-    assert not OLD_VERSION_TABLE & names(database_of_1_0_0)
+    assert schema_names(database_of_1_0_0) >= VERSION_TABLE
+    assert not OLD_VERSION_TABLE & schema_names(database_of_1_0_0)
     assert alembic(database_of_1_0_0, "check").returncode == 0
 
 
 @pytest.mark.parametrize("command", ["current", "history"])
 def test_looking_at_a_database_of_1_0_0_changes_nothing(database_of_1_0_0: str, command: str) -> None:
-    before = names(database_of_1_0_0)
+    before = schema_names(database_of_1_0_0)
     looked = alembic(database_of_1_0_0, command)
     assert looked.returncode == 0, looked.stderr
     assert command != "current" or looked.stdout.startswith("0002")
-    assert names(database_of_1_0_0) == before
+    assert schema_names(database_of_1_0_0) == before
 
 
 @pytest.mark.parametrize("version", ["0001", "0002"])
 def test_going_back_leaves_a_database_as_1_0_0_knows_it(empty_database: str, version: str) -> None:
     create_tables(empty_database)
-    newest = names(empty_database)
+    newest = schema_names(empty_database)
     ended = alembic(empty_database, "downgrade", version)
     assert ended.returncode == 0, ended.stderr
     assert run(empty_database, "SELECT version_num FROM alembic_version") == [(version,)]
-    assert names(empty_database) == newest - VERSION_TABLE | OLD_VERSION_TABLE
+    assert schema_names(empty_database) == newest - VERSION_TABLE | OLD_VERSION_TABLE
     create_tables(empty_database)
-    assert names(empty_database) == newest
+    assert schema_names(empty_database) == newest

@@ -19,8 +19,8 @@ SLEEP = Statement[int, bytes]("SELECT 1, pg_sleep(%(seconds)s)::text")
 
 
 @asynccontextmanager
-async def opened(dsn: str, *, size: int, within: float = 20, own_sessions: bool = True) -> AsyncIterator[Database]:
-    database = Database(dsn, size=size, timeout=within, own_sessions=own_sessions)
+async def opened(dsn: str, *, size: int, within: float = 20, direct: bool = True) -> AsyncIterator[Database]:
+    database = Database(dsn, size=size, timeout=within, direct=direct)
     try:
         yield database
     finally:
@@ -256,7 +256,7 @@ def test_through_a_pooler_nothing_is_prepared(empty_database: str) -> None:
     count = Statement[int]("SELECT count(*)::int FROM pg_prepared_statements")
 
     async def scenario() -> None:
-        async with opened(empty_database, size=1, own_sessions=False) as database:
+        async with opened(empty_database, size=1, direct=False) as database:
             await database.fetch(COUNT.bind())
             assert await database.fetch(count.bind()) == [(0,)]
 

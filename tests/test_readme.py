@@ -142,7 +142,7 @@ def test_the_example_of_the_summary_is_one() -> None:
 
 def test_every_error_is_there_in_the_words_of_the_contract() -> None:
     said = {int(status): re.split("[;,]", meaning)[0].lower() for status, meaning in table(section("Errors"))}
-    declared = {status: text.lower() for status, (_, text) in errors.ANSWERS.items() if status >= 400}
+    declared = {status: text.lower() for status, (_, text) in errors.RESPONSES.items() if status >= 400}
     assert sorted(said) == sorted(declared | {405: "", 431: ""})  # which no operation answers
     assert {status: text for status, text in declared.items() if said[status] not in text} == {}
 

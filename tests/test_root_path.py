@@ -59,7 +59,7 @@ def guarded(settings: Settings) -> FastAPI:
     """An app that requires tokens, and whose database nobody may reach."""
     secret = SecretStr("a secret of the tests, long enough for it")
     app = create_app(settings.model_copy(update={"auth_secret": secret}))
-    app.state.tokens = auth.Tokens(settings.model_copy(update={"auth_secret": secret}))
+    app.state.verifier = auth.TokenVerifier(settings.model_copy(update={"auth_secret": secret}))
     app.state.database = NoDatabase()
     return app
 

@@ -9,20 +9,8 @@ import pytest
 
 from settings import Settings, load_settings
 from tests import SETTINGS
+from tests.helpers import OTHER_SETTINGS
 from tests.servers import HERE
-
-# Of each setting a value that is not its default.
-OTHERS = {
-    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
-    "DATABASE_POOL_SIZE": "1",
-    "DATABASE_TIMEOUT": "0.001",
-    "CORS_ORIGINS": "https://other.example",
-    "AUTH_JWKS_URL": "https://other.example/jwks",
-    "AUTH_SECRET": "another secret than that of any test",
-    "AUTH_ISSUER": "https://other.example",
-    "AUTH_AUDIENCE": "https://other.example",
-    "LOG_LEVEL": "critical",
-}
 
 NEON = "postgresql://ann:s3cret@ep-cool-name-pooler.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require"
 
@@ -83,7 +71,7 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(
 def test_an_empty_value_means_the_default_whatever_comes_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
 ) -> None:
-    other = OTHERS[name]
+    other = OTHER_SETTINGS[name]
     files = (tmp_path / ".env", tmp_path / ".env.local")
     files[0].write_text(f"{name}={other}\n")
     files[1].write_text(f"{name}={other if place == 'environment' else ''}\n")

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.conftest import Create, local
-from tests.test_concurrency import at_once
+from tests.helpers import concurrently
 
 WRITES: list[tuple[str, str, Any]] = [
     ("PUT", "", {"title": "new"}),
@@ -123,7 +123,7 @@ def test_a_guarded_write_that_meets_a_delete_is_done_or_404(client: TestClient, 
             {"method": "PATCH", "json": {"order": 1}, "headers": guard},
             {"method": "DELETE", "headers": guard},
         ]
-        return [answer.status_code for answer in at_once(3, lambda n: client.request(url=path, **asks[n]))]
+        return [answer.status_code for answer in concurrently(3, lambda n: client.request(url=path, **asks[n]))]
 
     for _ in range(30):
         path = local(create()["url"])
@@ -137,7 +137,7 @@ def test_a_guarded_write_that_meets_a_delete_is_done_or_404(client: TestClient, 
 def test_of_several_writes_from_one_etag_exactly_one_wins(client: TestClient, create: Create, number: int) -> None:
     path = local(create(title="old")["url"])
     headers = {"If-Match": etag(client, path)}
-    answers = at_once(number, lambda n: client.patch(path, json={"title": f"by {n}"}, headers=headers))
+    answers = concurrently(number, lambda n: client.patch(path, json={"title": f"by {n}"}, headers=headers))
     assert sorted(answer.status_code for answer in answers) == [200] + [412] * (number - 1)
     (winner,) = (answer for answer in answers if answer.status_code == 200)
     assert client.get(path).json() == winner.json()
@@ -205,7 +205,7 @@ def test_50_of_one_key_at_once_make_one_task_that_all_50_answers_show(
     client: TestClient, url: str, completed: bool
 ) -> None:
     headers, body = {"Idempotency-Key": "k"}, {"title": "t", "completed": completed}
-    answers = at_once(50, lambda _: client.post(url, json=body, headers=headers))
+    answers = concurrently(50, lambda _: client.post(url, json=body, headers=headers))
     (task,) = client.get(url).json()
     assert [answer.status_code for answer in answers] == [201] * 50
     assert all(answer.json() == task for answer in answers)

@@ -4,13 +4,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import httpx2
 import pytest
 
+from tests.clients.helpers import sign_up
+from tests.helpers import eventually
 from tests.servers import Service, service
-from tests.test_auth import eventually
 
 HERE = Path(__file__).resolve().parent
 
@@ -45,14 +45,6 @@ def started(issuer: str, database_url: str) -> Iterator[Service]:
     settings = {"AUTH_JWKS_URL": f"{issuer}/api/auth/jwks", "AUTH_ISSUER": issuer, "AUTH_AUDIENCE": issuer}
     with service(DATABASE_URL=database_url, **settings) as started:
         yield started
-
-
-def sign_up(issuer: str) -> tuple[str, dict[str, str]]:
-    """A new person: the id, and the header that says who it is."""
-    with httpx2.Client(base_url=f"{issuer}/api/auth") as browser:
-        person = {"name": "Ann", "email": f"{uuid4()}@example.com", "password": "correct horse 1"}
-        user = browser.post("/sign-up/email", json=person).json()["user"]
-        return user["id"], {"Authorization": f"Bearer {browser.get('/token').json()['token']}"}
 
 
 def test_who_signs_up_with_better_auth_can_use_the_service(issuer: str, started: Service) -> None:

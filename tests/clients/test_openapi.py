@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.helpers import CLIENTS
 from tests.servers import HERE, Service
 
-CLIENTS = HERE / "tests/clients"
 QUIET = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true", "NO_COLOR": "1"}
 
 

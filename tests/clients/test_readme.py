@@ -15,10 +15,9 @@ import httpx2
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.clients.test_better_auth import sign_up
-from tests.clients.test_openapi import CLIENTS
+from tests.clients.helpers import CLIENTS, sign_up
+from tests.helpers import eventually
 from tests.servers import HERE, Service, service
-from tests.test_auth import eventually
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (HERE / "README.md").read_text()

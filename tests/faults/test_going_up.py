@@ -16,8 +16,8 @@ import pytest
 import database
 from tests.faults.pgbouncer import PgBouncer
 from tests.faults.postgres import Postgres, free_port
+from tests.helpers import alembic, schema_names
 from tests.servers import HERE, service
-from tests.test_migrations import alembic, names
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_eight_processes_at_once_on_an_empty_database_make_one_schema(postgres: 
             answer = httpx2.post(f"{one.url}/api/up/tasks", json={"title": "any"})
             assert answer.status_code == 201, answer.text
         assert len(httpx2.get(f"{services[0].url}/api/up/tasks").json()) == 8
-        assert {"tasks", "task_priority", "tasks_alembic_version"} <= names(url)
+        assert {"tasks", "task_priority", "tasks_alembic_version"} <= schema_names(url)
         if pooler:
             assert not re.search("ERROR|FATAL|WARNING", pooler.log())
     for one in services:
@@ -106,7 +106,7 @@ def test_without_a_database_a_start_tries_for_thirty_seconds_and_ends_with_one_s
 ) -> None:
     status, said, took = given_up.result(90)
     assert status != 0
-    assert database.START_TIMEOUT - database.PAUSES[-1] < took < database.START_TIMEOUT + 30
+    assert database.STARTUP_TIMEOUT - database.RETRY_DELAYS[-1] < took < database.STARTUP_TIMEOUT + 30
     tried = pauses(said)
     assert len(tried) >= 5
     assert tried == sorted(tried)

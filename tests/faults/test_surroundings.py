@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from tests import SETTINGS
+from tests.helpers import OTHER_SETTINGS
 from tests.servers import HERE
-from tests.test_settings import OTHERS
 
 # What libpq and uvicorn take from the environment as well.
-SURROUNDINGS = OTHERS | {
+SURROUNDINGS = OTHER_SETTINGS | {
     "PGHOST": "database.invalid",
     "PGHOSTADDR": "127.0.0.2",
     "PGPORT": "1",
@@ -41,9 +41,9 @@ SOME_TESTS = (
 
 
 def test_tests_pass_whatever_is_set_around_them(checkout: Path, database_url: str) -> None:
-    assert sorted(OTHERS) == sorted(SETTINGS)
+    assert sorted(OTHER_SETTINGS) == sorted(SETTINGS)
     shutil.copytree(HERE / "tests", checkout / "tests", ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
-    (checkout / ".env.local").write_text("".join(f'{name}="{value}"\n' for name, value in OTHERS.items()))
+    (checkout / ".env.local").write_text("".join(f'{name}="{value}"\n' for name, value in OTHER_SETTINGS.items()))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", *SOME_TESTS],

@@ -67,9 +67,9 @@ def titles(postgres: Postgres, user: str) -> list[tuple[str]]:
 
 
 @pytest.mark.parametrize("how", ["terminated", "stopped and started", "killed and started"])
-@pytest.mark.parametrize("at_once", [1, 2 * POOL])
+@pytest.mark.parametrize("concurrently", [1, 2 * POOL])
 def test_the_next_requests_succeed_when_idle_connections_were_closed(
-    postgres: Postgres, relay: Relay, started: Service, user: str, how: str, at_once: int
+    postgres: Postgres, relay: Relay, started: Service, user: str, how: str, concurrently: int
 ) -> None:
     fill_the_pool(started, postgres, relay)
     before = sessions(postgres)
@@ -81,10 +81,10 @@ def test_the_next_requests_succeed_when_idle_connections_were_closed(
     wait_until(lambda: links(started, relay) == 0)  # the end takes a moment to arrive
 
     async def scenario() -> list[Answer]:
-        return await asyncio.gather(*(create(started, user) for _ in range(at_once)))
+        return await asyncio.gather(*(create(started, user) for _ in range(concurrently)))
 
-    assert [answer.status for answer in asyncio.run(scenario())] == [201] * at_once
-    assert titles(postgres, user) == [("written",)] * at_once
+    assert [answer.status for answer in asyncio.run(scenario())] == [201] * concurrently
+    assert titles(postgres, user) == [("written",)] * concurrently
     assert before.isdisjoint(sessions(postgres))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from database import create_tables
 from tests.faults.postgres import Postgres
-from tests.test_migrations import alembic
+from tests.helpers import alembic
 
 USERS, TASKS_OF_EACH = 50, 200
 CLIENTS = 6  # each changes the tasks of one user; nobody touches those of the others
