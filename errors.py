@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from database import DatabaseUnavailable
-from schemas import MAX_ERRORS, NO_CONTROL_CHARACTERS, TEXT, USER_ID, Problem, ValidationProblem
+from schemas import MAX_ERRORS, MULTILINE_TEXT, NO_CONTROL_CHARACTERS, USER_ID, Problem, ValidationProblem
 
 logger = logging.getLogger("tasks")
 
@@ -90,7 +90,7 @@ def _in_short(name: str | int) -> str | int:
 
 PATTERNS = {
     NO_CONTROL_CHARACTERS: "String should have no control characters",
-    TEXT: "String should have no control characters but tabs and line breaks",
+    MULTILINE_TEXT: "String should have no control characters but tabs and line breaks",
     USER_ID: "String should have no slash and no control characters",
 }
 
