@@ -340,7 +340,9 @@ def _parameter(name: str, kind: Any) -> sa.BindParameter[Any]:
 
 def _contains_word(number: int) -> sa.ColumnElement[bool]:
     # LIKE is quadratic: a word of 200 letters took 16 s over 3,000 long descriptions.
-    text = sa.func.lower(col(Task.title) + "\n" + sa.func.coalesce(col(Task.description), ""))
+    text = sa.func.lower(
+        col(Task.title) + sa.literal_column(r"E'\n'", sa.Text) + sa.func.coalesce(col(Task.description), "")
+    )
     return sa.func.strpos(text, sa.func.lower(_parameter(f"word_{number}", sa.Text))) > 0
 
 
@@ -393,11 +395,11 @@ def _select_tasks(rows: sa.FromClause) -> sa.Select[bytes, int]:
 
 def _rows_as_json(tasks: sa.Select[*tuple[Any, ...]]) -> sa.Select[bytes]:
     """Select the JSON of each of the rows, which have the fields of a response."""
-    return sa.select(_row_as_json(tasks.subquery("task")).label("json"))
+    return sa.select(_row_as_json(tasks.subquery("task")))
 
 
 def _row_as_json(task: Any) -> sa.ColumnElement[bytes]:
-    return _as_text(sa.func.row_to_json(task.table_valued()))
+    return _as_text(sa.func.row_to_json(task.table_valued())).label("json")
 
 
 def _as_text(value: sa.ColumnElement[Any]) -> sa.ColumnElement[bytes]:
