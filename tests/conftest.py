@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx2
 import psycopg2
 import pytest
 from fastapi.testclient import TestClient
@@ -129,7 +130,7 @@ def create(client: TestClient, url: str) -> Create:
     return create
 
 
-def assert_contract(response: Any) -> None:
+def assert_contract(response: httpx2.Response) -> None:
     """Assert what holds for every response: status and headers, and the form of its body."""
     response.read()
     assert_status_is_declared(response)
@@ -157,7 +158,7 @@ def assert_contract(response: Any) -> None:
 hold_to_contract = assert_contract  # TODO: remove once test_auth.py and test_errors.py import the new name
 
 
-def assert_status_is_declared(response: Any) -> None:
+def assert_status_is_declared(response: httpx2.Response) -> None:
     """Assert that openapi.json declares this status for this operation, if it declares the operation."""
     for template, operations in app.openapi()["paths"].items():
         if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), response.url.path):
@@ -179,7 +180,7 @@ def local(url: str) -> str:
     return re.sub(r"^http://[^/]+", "", url)
 
 
-def get_pages(client: TestClient, path: str) -> Iterator[Any]:
+def get_pages(client: TestClient, path: str) -> Iterator[httpx2.Response]:
     """Get the list at `path` and then each next page by its `Link` header (RFC 8288), and yield the responses."""
     while path:
         response = client.get(path)
