@@ -138,7 +138,7 @@ STRINGS: dict[str, Callable[[str], object]] = {
     "tag": lambda text: schemas.TaskInput(title="t", tags=[text]),
     "description": lambda text: schemas.TaskInput(title="t", description=text),
     "search": lambda text: schemas.ListQuery(q=text),
-    "bulk search": lambda text: schemas.Selection(q=text),
+    "bulk search": lambda text: schemas.BulkFilters(q=text),
 }
 
 
