@@ -2,9 +2,21 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Enum, Index, PrimaryKeyConstraint, Text, func, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Enum,
+    Index,
+    PrimaryKeyConstraint,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Column, Field, SQLModel
 
@@ -20,6 +32,29 @@ class Priority(StrEnum):
 def _timestamp(*, nullable: bool = False) -> Column[datetime]:
     """Return a timestamp column. Unless it is nullable, its default is the current time."""
     return Column(DateTime(timezone=True), nullable=nullable, server_default=None if nullable else func.now())
+
+
+class User(SQLModel, table=True):
+    """The counter of one user's changes.
+
+    Every write takes the next number from it, before all other locks, and holds the row until it commits.
+    Whoever sees number n therefore sees all changes up to n, which makes the numbers a cursor for clients
+    that keep a copy (`queries.list_changes`).
+    """
+
+    __tablename__ = "task_users"  # another application in the same database may have a table `users`
+    __table_args__ = (
+        PrimaryKeyConstraint("user_id", name="task_users_pkey"),
+        CheckConstraint("char_length(user_id) BETWEEN 1 AND 128", name="task_users_user_id_length"),
+    )
+
+    user_id: str = Field(sa_type=Text)
+    # Which sequence of numbers this is: a cursor of another epoch is of no use. It is the time at which the
+    # row was created, in microseconds since 1970.
+    epoch: int = Field(sa_type=BigInteger)
+    # The number of the last change. It starts at the epoch, so that a user who was erased and comes back never
+    # gets a number again, and stays below 2^53 until the year 2255.
+    revision: int = Field(sa_type=BigInteger)
 
 
 class Task(SQLModel, table=True):
@@ -40,8 +75,10 @@ class Task(SQLModel, table=True):
         CheckConstraint("char_length(description) <= 2000", name="tasks_description_length"),
         CheckConstraint("cardinality(tags) <= 20", name="tasks_tags_count"),
         CheckConstraint("completed = (completed_at IS NOT NULL)", name="tasks_completed_at_when_completed"),
-        # The default order of a list. PostgreSQL reads an index in both directions.
-        Index("tasks_user_id_created_at_id_idx", "user_id", "created_at", "id"),
+        # The default order of a list. PostgreSQL reads an index in both directions. Deleted tasks are not in it.
+        Index("tasks_list_idx", "user_id", "created_at", "id", postgresql_where=text("deleted_at IS NULL")),
+        # The tasks to purge. Only deleted tasks are in it.
+        Index("tasks_deleted_idx", "user_id", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
     )
 
     user_id: str = Field(sa_type=Text)
@@ -62,8 +99,13 @@ class Task(SQLModel, table=True):
     order: int | None
     created_at: datetime = Field(sa_column=_timestamp())
     updated_at: datetime = Field(sa_column=_timestamp())
-    # The ETag: every change adds 1. It starts at a random number, so that a task that is created again under
-    # the id of a deleted one (by a repeated Idempotency-Key) never has an ETag of that one.
+    # Of version 1.0.0, whose processes may still run beside this one: the next release drops it.
     version: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("1")})
-    # A digest of the body that was sent with an Idempotency-Key: a repeated request must have the same.
+    # A digest of the body that created the task: a repeated create must have the same.
     fingerprint: UUID | None
+    extra: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False, server_default=text("'{}'")))
+    # The number of the task's last change (see User), which the API calls `version`. 0 for a task that has not
+    # changed since version 1.0.0.
+    revision: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
+    # A deleted task is kept for 30 days, to be restored and to tell other devices.
+    deleted_at: datetime | None = Field(sa_column=_timestamp(nullable=True))

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlmodel import col
 
-from models import Priority, Task
+from models import Priority, Task, User
 from schemas import MAX_SEARCH_WORDS
 
 Columns = TypeVarTuple("Columns")
@@ -65,13 +65,14 @@ TASK_ID = sa.bindparam("task_id", type_=sa.Uuid)
 TASKS_URL = sa.bindparam("tasks_url", type_=sa.Text)
 NOW = sa.bindparam("now", type_=TIMESTAMP)
 
+IS_LIVING = col(Task.deleted_at).is_(None)
 IS_OWNER = col(Task.user_id) == USER_ID
-IS_TASK = IS_OWNER & (col(Task.id) == TASK_ID)
-HAS_VERSION = col(Task.version) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
+IS_OWNED_TASK = IS_OWNER & (col(Task.id) == TASK_ID)  # which may be deleted
+IS_TASK = IS_OWNED_TASK & IS_LIVING
+HAS_VERSION = col(Task.revision) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
 
-# The columns of a task that the client sees as they are, in their order; `id`, `user_id` and `url` come first.
-PUBLIC_COLUMNS = [column.name for column in TASKS.c if column.name not in ("user_id", "id", "version", "fingerprint")]
-WRITABLE_COLUMNS = {"title", "description", "completed", "priority", "tags", "due_date", "order"}
+KEPT_DAYS = 30  # for which a deleted task is kept
+WRITABLE_COLUMNS = {"title", "description", "completed", "priority", "tags", "due_date", "order", "extra"}
 
 
 # ---- One task -------------------------------------------------------------------------------
@@ -88,32 +89,34 @@ def _read_task() -> Statement[bytes, int]:
 
 
 def create_task(
-    user_id: str, task_id: UUID, *, tasks_url: str, fields: dict[str, Any], version: int, fingerprint: UUID | None
-) -> Query[bytes, int, UUID | None]:
-    """Create a task: its JSON, version and fingerprint.
+    user_id: str, task_id: UUID, *, tasks_url: str, fields: dict[str, Any], fingerprint: UUID | None
+) -> Query[bytes, int, bool, UUID | None, bool]:
+    """Create a task: its JSON and version, whether it is new, its fingerprint, and whether it is deleted.
 
-    With a fingerprint, a task that exists under this id is left unchanged and returned. A new task has the
-    version that was passed in, an existing one has another.
+    With a fingerprint, a task that exists under this id is left unchanged and returned.
     """
     statement = _create_task(completed=fields["completed"], idempotent=fingerprint is not None)
     return statement.bind(
-        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, version=version, fingerprint=fingerprint, **fields
+        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, fingerprint=fingerprint, **_clock(), **fields
     )
 
 
 @cache
-def _create_task(*, completed: bool, idempotent: bool) -> Statement[bytes, int, UUID | None]:
-    now = sa.func.now()
-    values: dict[str, Any] = {column.name: sa.bindparam(column.name) for column in TASKS.c}
-    values |= {"user_id": USER_ID, "id": TASK_ID, "created_at": now, "updated_at": now}
+def _create_task(*, completed: bool, idempotent: bool) -> Statement[bytes, int, bool, UUID | None, bool]:
+    counter, now = _count_change(), sa.func.now()
+    values: dict[str, Any] = {name: sa.bindparam(name, type_=TASKS.c[name].type) for name in WRITABLE_COLUMNS}
     values |= {"completed": sa.literal(completed), "completed_at": now if completed else sa.null()}
-    create = insert(Task).values(values)
+    values |= {"user_id": USER_ID, "id": TASK_ID, "created_at": now, "updated_at": now}
+    values |= {"fingerprint": sa.bindparam("fingerprint", type_=sa.Uuid), "revision": counter.c.revision}
+    create = insert(Task).from_select(list(values), sa.select(*values.values()))
     if idempotent:
         # DO NOTHING returns no row, and a SELECT in the same statement does not see a row that another request
         # has just committed. Setting a column to its own value locks the row and returns it.
         create = create.on_conflict_do_update(index_elements=["user_id", "id"], set_={"version": col(Task.version)})
     created = create.returning(TASKS).cte("created")
-    return _compile(_select_tasks(created).add_columns(created.c.fingerprint))
+    is_new, is_deleted = created.c.revision == counter.c.revision, created.c.deleted_at.is_not(None)
+    result = _select_tasks(created).add_columns(is_new, created.c.fingerprint, is_deleted)
+    return _compile(result.join(counter, sa.true()))
 
 
 def update_task(
@@ -127,20 +130,15 @@ def update_task(
     """
     statement = _update_task(frozenset(fields), if_match=versions is not None)
     return statement.bind(
-        user_id=user_id,
-        task_id=str(task_id),
-        tasks_url=tasks_url,
-        versions=versions,
-        now=datetime.now(UTC).isoformat(),
-        **fields,
+        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, versions=versions, **_clock(), **fields
     )
 
 
 @cache
 def _update_task(names: frozenset[str], *, if_match: bool) -> Statement[bytes | None, int | None]:
-    # 128 sets of fields are possible: only a single field and all of them are frequent enough to be prepared.
+    # 256 sets of fields are possible: only a single field and all of them are frequent enough to be prepared.
     frequent = len(names) <= 1 or names == WRITABLE_COLUMNS
-    return _write_task(sa.update(Task).values(_assignments(names)), if_match=if_match, prepare=frequent)
+    return _write_task(_set_fields(names), if_match=if_match, prepare=frequent)
 
 
 def toggle_task(
@@ -148,60 +146,106 @@ def toggle_task(
 ) -> Query[bytes | None, int | None]:
     """Complete one task, or reopen it when it is completed: its JSON and its version."""
     return _toggle_task(if_match=versions is not None).bind(
-        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, versions=versions, now=datetime.now(UTC).isoformat()
+        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, versions=versions, **_clock()
     )
 
 
 @cache
 def _toggle_task(*, if_match: bool) -> Statement[bytes | None, int | None]:
-    assignments = _assignments(frozenset()) | _assign_completed(sa.not_(col(Task.completed)))
-    return _write_task(sa.update(Task).values(assignments), if_match=if_match)
+    return _write_task(_set_completed(sa.not_(col(Task.completed))), if_match=if_match)
 
 
 def delete_task(
     user_id: str, task_id: UUID, *, tasks_url: str, versions: list[int] | None = None
 ) -> Query[bytes | None, int | None]:
-    """Delete one task: its JSON and its version."""
+    """Delete one task: its JSON and its version. Tasks that were deleted 30 days ago are removed."""
     return _delete_task(if_match=versions is not None).bind(
-        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, versions=versions
+        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, versions=versions, **_clock()
     )
 
 
 @cache
 def _delete_task(*, if_match: bool) -> Statement[bytes | None, int | None]:
-    return _write_task(sa.delete(Task), if_match=if_match)
+    return _write_task({"deleted_at": sa.func.now()}, if_match=if_match, purge=True)
+
+
+def restore_task(user_id: str, task_id: UUID, *, tasks_url: str) -> Query[bytes, int]:
+    """Restore a task that was deleted in the last 30 days: its JSON and its version.
+
+    A task that is not deleted is left unchanged. There is no row when the task does not exist.
+    """
+    return _restore_task().bind(user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, **_clock())
+
+
+@cache
+def _restore_task() -> Statement[bytes, int]:
+    counter = _count_change()
+    changes = {"revision": counter.c.revision, "version": col(Task.version) + 1, "updated_at": _next_updated_at(NOW)}
+    values = {name: sa.case((IS_LIVING, TASKS.c[name]), else_=value) for name, value in changes.items()}
+    restore = sa.update(Task).values(values | {"deleted_at": sa.null()})
+    is_kept = IS_LIVING | (col(Task.deleted_at) > _days_ago(KEPT_DAYS))
+    restored = restore.where(IS_OWNED_TASK, is_kept, counter.c.revision.is_not(None)).returning(TASKS).cte("restored")
+    return _compile(_select_tasks(restored))
 
 
 def _write_task(
-    write: sa.Update | sa.Delete, *, if_match: bool, prepare: bool = True
+    values: dict[str, Any], *, if_match: bool, prepare: bool = True, purge: bool = False
 ) -> Statement[bytes | None, int | None]:
-    """Compile an UPDATE or DELETE of one task, which returns the task."""
-    condition = IS_TASK & HAS_VERSION if if_match else IS_TASK
-    written = _select_tasks(write.where(condition).returning(TASKS).cte("written"))
+    """Compile an UPDATE of one task, which returns the task."""
+    counter = _count_change()
+    write = sa.update(Task).values(values | _change(counter)).where(IS_TASK)
     if not if_match:
-        return _compile(written, prepare=prepare)
-    # The outer join returns NULLs for a task that exists and was not written. The lock waits for a concurrent
-    # DELETE, after which the task does not exist.
-    existing = sa.select(col(Task.id)).where(IS_TASK).with_for_update(key_share=True).subquery("existing")
-    result = written.subquery("result")
-    return _compile(sa.select(*result.c).select_from(existing.outerjoin(result, sa.true())), prepare=prepare)
+        result = _select_tasks(write.returning(TASKS).cte("written"))
+        return _compile(_with_purge(result, counter) if purge else result, prepare=prepare)
+    # Locks the task after the counter, and so sees its newest state. The outer join returns NULLs for a task that
+    # exists and has another version.
+    existing = sa.select(col(Task.id)).where(IS_TASK, counter.c.revision.is_not(None))
+    locked = existing.with_for_update(key_share=True, of=TASKS).cte("existing")
+    written = write.where(HAS_VERSION, TASKS.c.id == locked.c.id).returning(TASKS).cte("written")
+    task = _select_tasks(written).subquery("task")
+    result = sa.select(task.c.json, task.c.revision).select_from(locked.outerjoin(task, sa.true()))
+    return _compile(_with_purge(result, counter) if purge else result, prepare=prepare)
 
 
-def _assignments(names: Set[str]) -> dict[str, Any]:
+def _count_change() -> sa.CTE:
+    """Return the number of this change, which the user's counter gives.
+
+    The counter's row stays locked until the transaction ends, so that a user's changes commit in the order of
+    their numbers. Every statement takes this lock before any other: otherwise two could deadlock.
+    """
+    new_epoch = sa.bindparam("new_epoch", type_=sa.BigInteger)
+    create = insert(User).values(user_id=USER_ID, epoch=new_epoch, revision=new_epoch)
+    count = create.on_conflict_do_update(index_elements=["user_id"], set_={"revision": col(User.revision) + 1})
+    return count.returning(col(User.revision)).cte("counter")
+
+
+def _clock() -> dict[str, Any]:
+    """Return the parameters that a write takes from the service's clock."""
+    now = datetime.now(UTC)
+    return {"now": now.isoformat(), "new_epoch": int(now.timestamp() * 1_000_000)}
+
+
+def _change(counter: sa.CTE) -> dict[str, Any]:
+    """Return what every UPDATE sets."""
+    updated_at = _next_updated_at(sa.func.now())
+    return {"revision": counter.c.revision, "version": col(Task.version) + 1, "updated_at": updated_at}
+
+
+def _set_fields(names: Set[str]) -> dict[str, Any]:
     """Return what an UPDATE sets when the fields of these names are written."""
-    values: dict[str, Any] = {name: sa.bindparam(name) for name in sorted(names)}
+    values: dict[str, Any] = {name: sa.bindparam(name, type_=TASKS.c[name].type) for name in sorted(names)}
     if "completed" in names:
-        values |= _assign_completed(sa.bindparam("completed", type_=sa.Boolean))
-    return values | {"updated_at": _next_updated_at(), "version": col(Task.version) + 1}
+        values |= _set_completed(values["completed"])
+    return values
 
 
-def _assign_completed(completed: sa.ColumnElement[bool]) -> dict[str, Any]:
+def _set_completed(completed: sa.ColumnElement[bool]) -> dict[str, Any]:
     """Return what an UPDATE sets for a new value of `completed`. It keeps a `completed_at` that is set."""
     since = sa.func.coalesce(col(Task.completed_at), sa.func.greatest(NOW, col(Task.created_at)))
     return {"completed": completed, "completed_at": sa.case((completed, since))}
 
 
-def _next_updated_at() -> sa.ColumnElement[Any]:
+def _next_updated_at(now: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """Return the current time, but at least a microsecond after the last change.
 
     now() is the time at which the statement began. A statement that waited for another change of the same
@@ -209,7 +253,20 @@ def _next_updated_at() -> sa.ColumnElement[Any]:
     """
     microsecond = sa.literal_column("interval '1 microsecond'", sa.Interval)
     # The sum is made without a time zone, because `timestamptz + interval` depends on a setting.
-    return sa.func.greatest(sa.func.now(), _at_utc(_at_utc(TASKS.c.updated_at) + microsecond))
+    return sa.func.greatest(now, _at_utc(_at_utc(TASKS.c.updated_at) + microsecond))
+
+
+def _with_purge(result: sa.Select[*Columns], counter: sa.CTE) -> sa.Select[*Columns]:
+    """Add to a write that the user's tasks that were deleted long ago are removed."""
+    is_old = col(Task.deleted_at) < _days_ago(KEPT_DAYS + 1)  # the day is for clocks that differ
+    purged = sa.delete(Task).where(IS_OWNER, is_old, counter.c.revision.is_not(None))
+    return result.add_cte(purged.cte("purged"))
+
+
+def _days_ago(days: int) -> sa.ColumnElement[Any]:
+    # Calculated without a time zone, because `timestamptz - interval` depends on a setting.
+    interval = sa.literal_column(f"interval '{days} days'", sa.Interval)
+    return _at_utc(_at_utc(sa.func.now()) - interval)
 
 
 # ---- Many tasks -----------------------------------------------------------------------------
@@ -290,33 +347,32 @@ def update_tasks(user_id: str, *, fields: dict[str, Any], filters: dict[str, Any
     """Set some fields of all tasks that match the filters: how many."""
     parameters = _filter_parameters(filters)
     statement = _update_tasks(frozenset(fields), frozenset(parameters))
-    return statement.bind(user_id=user_id, now=datetime.now(UTC).isoformat(), **fields, **parameters)
+    return statement.bind(user_id=user_id, **_clock(), **fields, **parameters)
 
 
 @lru_cache(maxsize=512)
 def _update_tasks(names: frozenset[str], filters: frozenset[str]) -> Statement[int]:
-    return _write_tasks(sa.update(Task).values(_assignments(names)), filters)
+    return _write_tasks(_set_fields(names), filters)
 
 
 def delete_tasks(user_id: str, *, filters: dict[str, Any]) -> Query[int]:
-    """Delete all tasks that match the filters: how many."""
+    """Delete all tasks that match the filters: how many. Tasks that were deleted 30 days ago are removed."""
     parameters = _filter_parameters(filters)
-    return _delete_tasks(frozenset(parameters)).bind(user_id=user_id, **parameters)
+    return _delete_tasks(frozenset(parameters)).bind(user_id=user_id, **_clock(), **parameters)
 
 
 @lru_cache(maxsize=512)
 def _delete_tasks(filters: frozenset[str]) -> Statement[int]:
-    return _write_tasks(sa.delete(Task), filters)
+    return _write_tasks({"deleted_at": sa.func.now()}, filters, purge=True)
 
 
-def _write_tasks(write: sa.Update | sa.Delete, filters: frozenset[str]) -> Statement[int]:
-    """Compile an UPDATE or DELETE of all tasks that match the filters, which returns their number."""
-    # Two statements that lock the same tasks in different orders would deadlock, so each user has one lock.
-    lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(USER_ID, 0))
-    locked = sa.select(lock.label("acquired")).cte("locked")
-    condition = sa.and_(_matches(filters), sa.exists(sa.select(locked.c.acquired)))
-    written = write.where(condition).returning(TASKS.c.id).cte("written")
-    return _compile(sa.select(sa.func.count()).select_from(written), prepare=False)
+def _write_tasks(values: dict[str, Any], filters: frozenset[str], *, purge: bool = False) -> Statement[int]:
+    """Compile an UPDATE of all tasks that match the filters, which returns their number."""
+    counter = _count_change()
+    write = sa.update(Task).values(values | _change(counter)).where(_matches(filters))
+    written = write.returning(TASKS.c.id).cte("written")
+    result = sa.select(sa.func.count()).select_from(written)
+    return _compile(_with_purge(result, counter) if purge else result, prepare=False)
 
 
 # ---- Filters --------------------------------------------------------------------------------
@@ -331,7 +387,7 @@ def _filter_parameters(filters: dict[str, Any]) -> dict[str, Any]:
 
 def _matches(filters: frozenset[str]) -> sa.ColumnElement[bool]:
     """Return the condition that a task is the user's and matches the filters whose parameters are named."""
-    return sa.and_(IS_OWNER, *(CONDITIONS[name] for name in sorted(filters)))
+    return sa.and_(IS_OWNER, IS_LIVING, *(CONDITIONS[name] for name in sorted(filters)))
 
 
 def _parameter(name: str, kind: Any) -> sa.BindParameter[Any]:
@@ -352,6 +408,9 @@ CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
     "filter_tag": TASKS.c.tags.contains(_parameter("tag", ARRAY(sa.Text))),
     "filter_due_before": col(Task.due_date) < _parameter("due_before", TIMESTAMP),
     "filter_due_after": col(Task.due_date) > _parameter("due_after", TIMESTAMP),
+    "filter_completed_before": col(Task.completed_at) < _parameter("completed_before", TIMESTAMP),
+    "filter_completed_after": col(Task.completed_at) > _parameter("completed_after", TIMESTAMP),
+    "filter_id": col(Task.id) == sa.any_(_parameter("id", ARRAY(sa.Uuid))),
     "filter_updated_after": col(Task.updated_at) > _parameter("updated_after", TIMESTAMP),
 } | {f"filter_word_{number}": _contains_word(number) for number in range(MAX_SEARCH_WORDS)}
 
@@ -381,7 +440,58 @@ def _read_summary() -> Statement[bytes]:
         *("overdue", count(~TASKS.c.completed & (TASKS.c.due_date < sa.func.now()))),
         *("priorities", sa.func.json_build_object(*priorities), "tags", tags.scalar_subquery()),
     )
-    return _compile(sa.select(_as_text(summary)).where(IS_OWNER))
+    return _compile(sa.select(_as_text(summary)).where(IS_OWNER, IS_LIVING))
+
+
+def list_changes(
+    user_id: str, *, tasks_url: str, after: tuple[int, UUID], limit: int
+) -> Query[int | None, int | None, datetime, bytes | None, int | None, UUID | None]:
+    """List at most `limit` changes after a version and a task's id, in this order.
+
+    Each row has the epoch and the number of the user's counter (NULL before the first write), the time, and
+    the JSON, version and id of a task. A task that is deleted has `deleted_at`. Without changes there is one
+    row with no task, and only the counter has been read.
+    """
+    version, task_id = after
+    return _list_changes().bind(
+        user_id=user_id, tasks_url=tasks_url, after_version=version, after_id=str(task_id), limit=limit
+    )
+
+
+@cache
+def _list_changes() -> Statement[int | None, int | None, datetime, bytes | None, int | None, UUID | None]:
+    version = sa.bindparam("after_version", type_=sa.BigInteger)
+    position = sa.tuple_(version, sa.bindparam("after_id", type_=sa.Uuid))
+    order = (TASKS.c.revision, TASKS.c.id)
+    user = sa.select(col(User.epoch), col(User.revision)).where(col(User.user_id) == USER_ID).subquery("counter")
+    # A user of version 1.0.0 has tasks and, until the first write, perhaps no counter.
+    has_changes = sa.func.coalesce(user.c.revision, sa.literal_column(str(2**62))) > version
+    tasks = sa.select(*_response_fields(TASKS.c), _rfc3339(TASKS.c.deleted_at)).where(IS_OWNER, has_changes)
+    tasks = tasks.where(sa.tuple_(*order) > position).order_by(*order)
+    task = tasks.limit(sa.bindparam("limit", type_=sa.BigInteger)).correlate(user).lateral("task")
+    always = sa.select(sa.func.now().label("now")).subquery("clock")
+    rows = always.outerjoin(user, sa.true()).outerjoin(task, sa.true())
+    is_task = task.c.id.is_not(None)
+    return _compile(
+        sa.select(
+            *(user.c.epoch, user.c.revision, always.c.now),
+            *(sa.case((is_task, _row_as_json(task))), task.c.version, task.c.id),
+        ).select_from(rows)
+    )
+
+
+def erase_user(user_id: str) -> Query[int]:
+    """Remove the user's counter and all tasks: how many were not deleted before."""
+    return _erase_user().bind(user_id=user_id)
+
+
+@cache
+def _erase_user() -> Statement[int]:
+    # The counter comes first: it is the first lock of every write.
+    counter = sa.delete(User).where(col(User.user_id) == USER_ID).returning(col(User.revision)).cte("counter")
+    locked = sa.select(sa.func.count().label("n")).select_from(counter).scalar_subquery()
+    erased = sa.delete(Task).where(IS_OWNER, locked >= 0).returning(col(Task.deleted_at)).cte("erased")
+    return _compile(sa.select(sa.func.count()).select_from(erased).where(erased.c.deleted_at.is_(None)))
 
 
 # ---- The JSON of a task ---------------------------------------------------------------------
@@ -390,7 +500,7 @@ def _read_summary() -> Statement[bytes]:
 def _select_tasks(rows: sa.FromClause) -> sa.Select[bytes, int]:
     """Select the JSON and the version of each of the rows, which have the columns of the table."""
     task = sa.select(*_response_fields(rows.c)).correlate(rows).lateral("task")
-    return sa.select(_row_as_json(task), rows.c.version).select_from(rows.join(task, sa.true()))
+    return sa.select(_row_as_json(task), rows.c.revision).select_from(rows.join(task, sa.true()))
 
 
 def _rows_as_json(tasks: sa.Select[*tuple[Any, ...]]) -> sa.Select[bytes]:
@@ -410,8 +520,11 @@ def _as_text(value: sa.ColumnElement[Any]) -> sa.ColumnElement[bytes]:
 def _response_fields(row: Any) -> list[sa.ColumnElement[Any]]:
     """Return the fields of a task in a response, from the columns of the table."""
     url = (TASKS_URL + sa.cast(row.id, sa.Text)).label("url")
-    columns = (row[name] for name in PUBLIC_COLUMNS)
-    return [row.id, row.user_id, url, *(_rfc3339(c) if isinstance(c.type, sa.DateTime) else c for c in columns)]
+    return [
+        *(row.id, row.user_id, url, row.title, row.description, row.completed, _rfc3339(row.completed_at)),
+        *(row.priority, row.tags, _rfc3339(row.due_date), row.order, row.extra, row.revision.label("version")),
+        *(_rfc3339(row.created_at), _rfc3339(row.updated_at)),
+    ]
 
 
 def _rfc3339(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:

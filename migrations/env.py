@@ -1,7 +1,9 @@
 """What Alembic runs, for `create_tables` and for the `alembic` command: one transaction, one at a time."""
 
+from typing import Any
+
 from alembic import context
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import JSON, Column, Connection, func, select, text
 from sqlmodel import SQLModel
 
 import models  # noqa: F401  # fills SQLModel.metadata
@@ -60,6 +62,11 @@ def _rename(transaction: Connection, table: str, name: str, new_name: str) -> No
     transaction.execute(text(f"ALTER TABLE {table} RENAME TO {new_name}"))
 
 
+def _compare_default(_context: object, _found: object, column: Column[Any], *_defaults: object) -> bool | None:
+    """Let Alembic compare the default of a column, unless it is JSON, whose values PostgreSQL cannot compare."""
+    return False if isinstance(column.type, JSON) else None
+
+
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
     """Whether Alembic may look at it: the tables of others must never be in a migration."""
     return kind != "table" or name in SQLModel.metadata.tables
@@ -81,7 +88,7 @@ with engine(dsn).begin() as transaction:
         target_metadata=SQLModel.metadata,
         version_table=VERSION_TABLE,
         include_name=is_ours,
-        compare_server_default=True,
+        compare_server_default=_compare_default,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -23,13 +23,17 @@ def test_the_newest_schema_has_the_names_of_the_models(empty_database: str) -> N
     create_tables(empty_database)
     assert schema_names(empty_database) - VERSION_TABLE == {
         "task_priority",
+        "task_users",
+        "task_users_pkey",
+        "task_users_user_id_length",
         "tasks",
         "tasks_completed_at_when_completed",
+        "tasks_deleted_idx",
         "tasks_description_length",
+        "tasks_list_idx",
         "tasks_pkey",
         "tasks_tags_count",
         "tasks_title_length",
-        "tasks_user_id_created_at_id_idx",
         "tasks_user_id_length",
     }
 
