@@ -76,8 +76,10 @@ def postgres(**configuration: str) -> Postgres:
 
 def seed(server: Postgres, name: str, folder: Path, *, tasks: int, users: int) -> Data:
     """Make a database with so many tasks of so many users."""
-    server.administer(f"CREATE DATABASE {name} OWNER tasks TEMPLATE template0 LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'")
-    server.administer("GRANT pg_checkpoint TO tasks")
+    server.run_as_admin(
+        f"CREATE DATABASE {name} OWNER tasks TEMPLATE template0 LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"
+    )
+    server.run_as_admin("GRANT pg_checkpoint TO tasks")
     data = Data(users, server.dsn(database=name).removesuffix("?"), folder / f"{name}.txt")
     create_tables(data.dsn)
     data.add(tasks)

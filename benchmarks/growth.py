@@ -80,7 +80,7 @@ def main() -> None:
         data.settle()
         log = (server.folder / "log").open()
         for mode in ("custom", "generic"):
-            server.administer(f"ALTER ROLE tasks SET plan_cache_mode = force_{mode}_plan")
+            server.run_as_admin(f"ALTER ROLE tasks SET plan_cache_mode = force_{mode}_plan")
             with running([SERVICE], data.dsn, 1, Path(folder)) as [service]:
                 client = HTTPConnection("127.0.0.1", service.port, timeout=60)
                 operation = json.loads(ask(client, "GET", "/openapi.json"))["paths"]["/api/{user_id}/tasks"]["get"]

@@ -16,7 +16,7 @@ from typing import IO
 
 import psutil
 
-from tests.faults.postgres import free_port
+from tests.faults.processes import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 20  # to the database, of each worker
