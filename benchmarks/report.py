@@ -40,18 +40,18 @@ def p95(run: dict[str, Any]) -> float:
     return float(run["milliseconds"].get("p95", 0))  # missing when no request succeeded
 
 
-def ratios(ours: Runs, theirs: Runs, measure: Callable[[dict[str, Any]], float] = per_second) -> list[float]:
+def ratios(own: Runs, other: Runs, measure: Callable[[dict[str, Any]], float] = per_second) -> list[float]:
     """Return the ratio of two programs in each turn."""
-    by_turn = {run["turn"]: measure(run) for run in theirs}
-    return [measure(run) / by_turn[run["turn"]] for run in ours if by_turn.get(run["turn"])]
+    by_turn = {run["turn"]: measure(run) for run in other}
+    return [measure(run) / by_turn[run["turn"]] for run in own if by_turn.get(run["turn"])]
 
 
 def core(
     results: Results, load: str, peer: Program, measure: Callable[[dict[str, Any]], float] = per_second
 ) -> list[float]:
     """Return the ratios of the service to a peer."""
-    ours, theirs = (select_runs(results, "core", load=load, program=program.name) for program in (SERVICE, peer))
-    return ratios(ours, theirs, measure)
+    own, other = (select_runs(results, "core", load=load, program=program.name) for program in (SERVICE, peer))
+    return ratios(own, other, measure)
 
 
 def many_connections(results: Results, load: str) -> list[float]:
@@ -62,8 +62,8 @@ def many_connections(results: Results, load: str) -> list[float]:
 
 def instant(results: Results, peer: Program) -> list[float]:
     """Return the ratios of p95 when all send at the same instant."""
-    ours, theirs = (select_runs(results, "instant", program=program.name) for program in (SERVICE, peer))
-    return ratios(ours, theirs, p95)
+    own, other = (select_runs(results, "instant", program=program.name) for program in (SERVICE, peer))
+    return ratios(own, other, p95)
 
 
 # ---- Formatting -----------------------------------------------------------------------------

@@ -194,9 +194,9 @@ def test_show_more_lists_each_task_once(page: Page, create_task: CreateTask) -> 
         create_task(f"Task {number}")
     page.reload()
     expect(titles(page)).to_have_count(20)
-    for shown in (40, 45):
+    for total in (40, 45):
         page.get_by_role("button", name="Show more").click()
-        expect(titles(page)).to_have_count(shown)
+        expect(titles(page)).to_have_count(total)
     expect(page.get_by_role("button", name="Show more")).to_be_hidden()
     assert titles(page).all_text_contents() == [*(f"Task {number}" for number in reversed(range(44))), "Buy milk"]
 
@@ -271,7 +271,7 @@ def test_the_sidebar_shows_counts_and_filters(page: Page, create_task: CreateTas
     create_task("Call the plumber", due_date=YESTERDAY, priority="high", tags=["home", "a & b"])
     create_task("Mow the lawn", completed=True)
     page.reload()
-    for label, shown in {
+    for label, expected in {
         "All": ["Mow the lawn", "Call the plumber", "Buy milk"],
         "Open": ["Call the plumber", "Buy milk"],
         "Done": ["Mow the lawn"],
@@ -280,9 +280,9 @@ def test_the_sidebar_shows_counts_and_filters(page: Page, create_task: CreateTas
         "#home": ["Call the plumber", "Buy milk"],
         "#a & b": ["Call the plumber"],
     }.items():
-        expect(count_of(page, label)).to_have_text(str(len(shown)))
+        expect(count_of(page, label)).to_have_text(str(len(expected)))
         count_of(page, label).click()
-        expect(titles(page)).to_have_text(shown)
+        expect(titles(page)).to_have_text(expected)
         expect(page.get_by_role("button", pressed=True)).to_contain_text(label)
 
 

@@ -138,13 +138,8 @@ def test_clients_that_pause_within_the_body_hold_no_connection(postgres: Postgre
 
 def test_clients_that_send_a_byte_a_second_hold_no_connection(postgres: Postgres, started: Service, user: str) -> None:
     message = create_request(user)
-    starts = (
-        1,
-        20,
-        message.index(b"\r\n\r\n") - 1,
-        len(message) - 60,
-        len(message) - 5,
-    )  # within request line, headers and body
+    # Two positions are in the request line, one is at the end of the headers, and two are in the body.
+    starts = (1, 20, message.index(b"\r\n\r\n") - 1, len(message) - 60, len(message) - 5)
 
     def start(number: int) -> int:
         return starts[number % len(starts)]
