@@ -67,7 +67,7 @@ def tasks_url(api: Service, person: str) -> str:
 
 @pytest.fixture
 def create_task(tasks_url: str) -> CreateTask:
-    """Creates a task of the person through the API and returns it."""
+    """Return a function that creates a task of the person through the API."""
 
     def create_task(title: str, **fields: object) -> dict[str, Any]:
         response = httpx2.post(tasks_url, json={"title": title} | fields)
@@ -80,7 +80,7 @@ def create_task(tasks_url: str) -> CreateTask:
 
 @pytest.fixture
 def tasks(tasks_url: str) -> Callable[[], list[dict[str, Any]]]:
-    """Returns the tasks of the person, newest first."""
+    """Return a function that lists the tasks of the person, newest first."""
 
     def tasks() -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = httpx2.get(tasks_url).json()

@@ -71,7 +71,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture
 def adapt(api: Service, person: str) -> Adapt:
-    """Replaces the URL and the user in a code example by those of this test."""
+    """Return a function that replaces the URL and the user in a code example by those of this test."""
 
     def adapt(code: str) -> str:
         assert "http://127.0.0.1:8000" in code

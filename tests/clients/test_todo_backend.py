@@ -26,7 +26,7 @@ def root(api: Service, person: str) -> str:
 
 @pytest.fixture
 def send(context: BrowserContext, origin: str) -> Send:
-    """Sends a request from the page and returns the decoded JSON. Fails when the status is not 2xx."""
+    """Return a function that sends a request from the page and returns the JSON; it fails unless the status is 2xx."""
     page = context.new_page()
     page.goto(origin)
 
