@@ -28,11 +28,11 @@ MEASURED = "2026-11-24"
 ROWS = {
     "served 10": ("clients that wait 10 s: served, of what they sent after 8 s", "at least 45 %", "1 to 20 %"),
     "reached 10": ("statements that reached PostgreSQL", "", "1,166 to 1,530"),
-    "for nobody 10": ("of these, for nobody", "at most 5 %", "7 to 32 %"),
+    "for nobody 10": ("of these, after the client gave up", "at most 5 %", "7 to 32 %"),
     "refused 10": ("503, of 4,000, and after how long", "", "2,057 to 2,928; median 5.5 to 6.3 s"),
     "served 2": ("clients that wait 2 s: served, of what they sent after 8 s", "at least 45 %", "0 %"),
     "reached 2": ("statements that reached PostgreSQL", "", "862 to 1,481"),
-    "for nobody 2": ("of these, for nobody", "at most 5 %", "63 to 79 %"),
+    "for nobody 2": ("of these, after the client gave up", "at most 5 %", "63 to 79 %"),
     "refused 2": ("503, of 4,000, and after how long", "", "0"),
     "lock": (
         "another user's reads beside 60 requests that wait for a lock",

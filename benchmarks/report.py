@@ -142,7 +142,7 @@ def targets(results: Results) -> str:
         row(f"20 ms away, round trips of `{name}`, the most of all endpoints", 1.3, [trips], at_most=True)
     starts = [run["seconds"] for run in select_runs(results, "start")]
     row("start to first response", 1.5, starts, at_most=True, unit=" s")
-    return "## What was to be reached\n\n" + table(("", "aim", "found", "reached"), rows)
+    return "## Targets\n\n" + table(("", "target", "measured", "reached"), rows)
 
 
 def core_tables(results: Results) -> str:
@@ -209,8 +209,8 @@ def distance_table(results: Results) -> str:
 def overload_table(results: Results) -> str:
     [run] = select_runs(results, "overload")
     rows = [(title, target, version_1, run[name]) for name, (title, target, version_1) in overload.ROWS.items()]
-    head = "## Twice the load that the database can take, and one user who takes all of it"
-    return head + "\n\n" + table(("", "aim", f"version 1.0.0 ({overload.MEASURED})", "found"), rows)
+    head = "## Twice the load that the database can take, and one user who uses all of it"
+    return head + "\n\n" + table(("", "target", f"version 1.0.0 ({overload.MEASURED})", "measured"), rows)
 
 
 SECTIONS = {
