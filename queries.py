@@ -19,12 +19,13 @@ from typing import Any, Generic, TypeVarTuple
 from uuid import UUID
 
 import sqlalchemy as sa
+from pydantic_core import to_json
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlmodel import col
 
 from models import Priority, Task, User
-from schemas import MAX_SEARCH_WORDS
+from schemas import MAX_SEARCH_WORDS, WRITABLE_FIELDS
 
 Columns = TypeVarTuple("Columns")
 
@@ -72,7 +73,6 @@ IS_TASK = IS_OWNED_TASK & IS_LIVING
 HAS_VERSION = col(Task.revision) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
 
 KEPT_DAYS = 30  # for which a deleted task is kept
-WRITABLE_COLUMNS = {"title", "description", "completed", "priority", "tags", "due_date", "order", "extra"}
 
 
 # ---- One task -------------------------------------------------------------------------------
@@ -97,14 +97,19 @@ def create_task(
     """
     statement = _create_task(completed=fields["completed"], idempotent=fingerprint is not None)
     return statement.bind(
-        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, fingerprint=fingerprint, **_clock(), **fields
+        user_id=user_id,
+        task_id=str(task_id),
+        tasks_url=tasks_url,
+        fingerprint=fingerprint,
+        **_clock(),
+        **_columns(fields),
     )
 
 
 @cache
 def _create_task(*, completed: bool, idempotent: bool) -> Statement[bytes, int, bool, UUID | None, bool]:
     counter, now = _count_change(), sa.func.now()
-    values: dict[str, Any] = {name: sa.bindparam(name, type_=TASKS.c[name].type) for name in WRITABLE_COLUMNS}
+    values: dict[str, Any] = {name: sa.bindparam(name, type_=TASKS.c[name].type) for name in WRITABLE_FIELDS}
     values |= {"completed": sa.literal(completed), "completed_at": now if completed else sa.null()}
     values |= {"user_id": USER_ID, "id": TASK_ID, "created_at": now, "updated_at": now}
     values |= {"fingerprint": sa.bindparam("fingerprint", type_=sa.Uuid), "revision": counter.c.revision}
@@ -130,14 +135,14 @@ def update_task(
     """
     statement = _update_task(frozenset(fields), if_match=versions is not None)
     return statement.bind(
-        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, versions=versions, **_clock(), **fields
+        user_id=user_id, task_id=str(task_id), tasks_url=tasks_url, versions=versions, **_clock(), **_columns(fields)
     )
 
 
 @cache
 def _update_task(names: frozenset[str], *, if_match: bool) -> Statement[bytes | None, int | None]:
     # 256 sets of fields are possible: only a single field and all of them are frequent enough to be prepared.
-    frequent = len(names) <= 1 or names == WRITABLE_COLUMNS
+    frequent = len(names) <= 1 or len(names) == len(WRITABLE_FIELDS)
     return _write_task(_set_fields(names), if_match=if_match, prepare=frequent)
 
 
@@ -223,6 +228,11 @@ def _clock() -> dict[str, Any]:
     """Return the parameters that a write takes from the service's clock."""
     now = datetime.now(UTC)
     return {"now": now.isoformat(), "new_epoch": int(now.timestamp() * 1_000_000)}
+
+
+def _columns(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of the columns for the fields of a body."""
+    return fields | {"extra": to_json(fields["extra"]).decode()} if "extra" in fields else fields
 
 
 def _change(counter: sa.CTE) -> dict[str, Any]:
@@ -347,7 +357,7 @@ def update_tasks(user_id: str, *, fields: dict[str, Any], filters: dict[str, Any
     """Set some fields of all tasks that match the filters: how many."""
     parameters = _filter_parameters(filters)
     statement = _update_tasks(frozenset(fields), frozenset(parameters))
-    return statement.bind(user_id=user_id, **_clock(), **fields, **parameters)
+    return statement.bind(user_id=user_id, **_clock(), **_columns(fields), **parameters)
 
 
 @lru_cache(maxsize=512)

@@ -4,8 +4,10 @@ import base64
 import hashlib
 import json
 import re
+import struct
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from math import isfinite
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -24,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_json
 
 from models import Priority
 
@@ -139,6 +141,35 @@ DueDate = Annotated[
     Timestamp,
     Field(description="RFC 3339 with an offset; returned in UTC.", examples=["2026-12-24T18:00:00Z"]),
 ]
+MAX_EXTRA_SIZE = 4096  # bytes of JSON
+
+
+def _check_extra(value: dict[str, Any]) -> dict[str, Any]:
+    if len(to_json(value)) > MAX_EXTRA_SIZE:
+        message = "Object should have at most {max_size} bytes as JSON"
+        raise PydanticCustomError("too_large", message, {"max_size": f"{MAX_EXTRA_SIZE:,}"})
+    if _has_invalid_value(value):
+        raise PydanticCustomError("invalid_json_value", "Object should have no NUL characters and no infinite numbers")
+    return value
+
+
+def _has_invalid_value(value: object) -> bool:
+    """Return whether JSON has a value that PostgreSQL or JavaScript cannot represent."""
+    if isinstance(value, dict):
+        return any(_has_invalid_value(item) for pair in value.items() for item in pair)
+    if isinstance(value, list):
+        return any(map(_has_invalid_value, value))
+    return "\0" in value if isinstance(value, str) else isinstance(value, float) and not isfinite(value)
+
+
+Extra = Annotated[
+    dict[str, Any],
+    Field(
+        description="The client's own data, at most 4 KiB as JSON. It is replaced as a whole.",
+        examples=[{"color": "red"}],
+    ),
+    AfterValidator(_check_extra),
+]
 Order = Annotated[
     int,
     Field(strict=True, ge=-(2**31), le=2**31 - 1, description="A position for manual ordering.", examples=[1]),
@@ -219,6 +250,15 @@ class Filters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     completed: QueryBool | MISSING = Field(MISSING, description="Whether the task is completed.")
+    completed_before: Timestamp | MISSING = Field(
+        MISSING, description="Completed before this time.", examples=[EXAMPLE_TIME]
+    )
+    completed_after: Timestamp | MISSING = Field(
+        MISSING, description="Completed after this time.", examples=[EXAMPLE_TIME]
+    )
+    id: Annotated[list[UUID], Field(max_length=MAX_FILTER_VALUES)] | MISSING = Field(
+        MISSING, description="Repeat to match any of several.", examples=[[EXAMPLE_ID]]
+    )
     priority: Annotated[list[Priority], Field(max_length=MAX_FILTER_VALUES)] | MISSING = Field(
         MISSING, description="Repeat to match any of several.", examples=[["high"]]
     )
@@ -280,20 +320,84 @@ class ListQuery(Filters):
         return CURSOR_POSITIONS[self.sort.removeprefix("-")].validate_json(position)
 
     def _encode(self, position: bytes, user_id: str) -> str:
-        # A checksum, not a signature: a forged cursor leads only to another position in the same user's list.
         context = json.dumps([user_id, self.sort, self.model_dump_json(include=set(Filters.model_fields))])
-        checksum = hashlib.blake2b(context.encode() + position, digest_size=CHECKSUM_BYTES).digest()
-        return base64.urlsafe_b64encode(checksum + position).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(_checksum(context, position) + position).rstrip(b"=").decode()
+
+
+class ChangesQuery(BaseModel):
+    """The query of a list of changes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: str | SkipJsonSchema[None] = Field(
+        None, description="The `cursor` of the last response. Without it the changes begin at the beginning."
+    )
+    limit: Limit = Field(1000, description="The maximum number of changes in a response.", examples=[20])
+
+
+class ChangesCursor(NamedTuple):
+    """A position in the changes of a user.
+
+    The client has received all changes up to the task `task_id` of version `version`. `complete_at` is the
+    time at which it had last received all changes there were, and `epoch` the user's (`models.User`), or 0
+    before the first write; both in microseconds since 1970.
+    """
+
+    epoch: int
+    complete_at: int
+    version: int
+    task_id: UUID
+
+    def encode(self, user_id: str) -> str:
+        """Return the cursor as text."""
+        position = CURSOR_FORMAT.pack(*self[:3], self.task_id.bytes)
+        return base64.urlsafe_b64encode(_checksum(user_id, position) + position).rstrip(b"=").decode()
+
+    @classmethod
+    def decode(cls, text: str, user_id: str) -> "ChangesCursor":
+        """Return the cursor in a text. Raises ValueError when it was truncated, changed, or made for another user."""
+        decoded = base64.urlsafe_b64decode(f"{text}==")
+        checksum, position = decoded[:CHECKSUM_BYTES], decoded[CHECKSUM_BYTES:]
+        if len(position) != CURSOR_FORMAT.size or checksum != _checksum(user_id, position):
+            raise ValueError("the cursor does not belong to this user")
+        epoch, complete_at, version, task_id = CURSOR_FORMAT.unpack(position)
+        cursor = cls(epoch, complete_at, version, UUID(bytes=task_id))
+        if cursor.encode(user_id) != text:  # base64 ignores some characters
+            raise ValueError("the cursor was changed")
+        return cursor
+
+
+CURSOR_FORMAT = struct.Struct(">qqq16s")
+
+
+def _checksum(context: str, position: bytes) -> bytes:
+    # Not a signature: a forged cursor leads only to another position in the same user's list.
+    return hashlib.blake2b(context.encode() + position, digest_size=CHECKSUM_BYTES).digest()
 
 
 # ---- Request bodies -------------------------------------------------------------------------
 
 
-class TaskInput(BaseModel):
-    """A whole task, for create and replace. A field that is omitted gets its default.
+def _read_only(description: str) -> Any:
+    return Field(None, description=description, exclude=True, json_schema_extra={"readOnly": True})
 
-    Read-only fields (`id`, `user_id`, `created_at`, ...) are ignored.
-    """
+
+class ReadOnlyFields(BaseModel):
+    """The fields that only the service sets. A body may have them, so that a client can send what it received."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Any = _read_only("Ignored.")
+    user_id: Any = _read_only("Ignored: the owner is the user in the path.")
+    url: Any = _read_only("Ignored.")
+    version: Any = _read_only("Ignored: see `If-Match`.")
+    completed_at: Any = _read_only("Ignored.")
+    created_at: Any = _read_only("Ignored.")
+    updated_at: Any = _read_only("Ignored.")
+
+
+class TaskInput(ReadOnlyFields):
+    """A whole task, for create and replace. A field that is omitted gets its default."""
 
     title: Title
     description: Description | None = None
@@ -302,9 +406,10 @@ class TaskInput(BaseModel):
     tags: Tags = []
     due_date: DueDate | None = None
     order: Order | None = None
+    extra: Extra = {}
 
 
-class TaskPatch(BaseModel):
+class TaskPatch(ReadOnlyFields):
     """Some fields of a task. A field that is omitted keeps its value; `null` clears a nullable field."""
 
     title: Title | MISSING = MISSING
@@ -314,9 +419,10 @@ class TaskPatch(BaseModel):
     tags: Tags | MISSING = MISSING
     due_date: DueDate | MISSING | None = MISSING
     order: Order | MISSING | None = MISSING
+    extra: Extra | MISSING = MISSING
 
 
-class Completion(BaseModel):
+class Completion(ReadOnlyFields):
     """The new value of `completed`. Sending it twice has the same effect as once."""
 
     completed: Completed
@@ -329,8 +435,9 @@ def _reject_null(value: object) -> object:
 
 
 OptionalCompletion = Annotated[Completion | SkipJsonSchema[None], BeforeValidator(_reject_null)]
+WRITABLE_FIELDS = [name for name in TaskPatch.model_fields if name not in ReadOnlyFields.model_fields]
 NonEmptyTaskPatch = Annotated[
-    TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in TaskPatch.model_fields]})
+    TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in WRITABLE_FIELDS]})
 ]
 
 
@@ -355,8 +462,26 @@ class Task(BaseModel):
     tags: Tags
     due_date: DueDate | None
     order: Order | None
+    extra: Extra
+    version: int = Field(
+        description="Grows with every change. In quotes it is the `ETag` of the task.", examples=[1795564800000001]
+    )
     created_at: Timestamp = Field(description="When it was created, in UTC.", examples=[EXAMPLE_TIME])
     updated_at: Timestamp = Field(description="When it was last changed, in UTC.", examples=[EXAMPLE_TIME])
+
+
+class Change(Task):
+    """The state of a task that was created, changed or deleted."""
+
+    deleted_at: Timestamp | None = Field(description="When it was deleted, in UTC.", examples=[None])
+
+
+class Changes(BaseModel):
+    """The changes since a cursor, in their order. A task is in it once, in its current state."""
+
+    changes: list[Change] = Field(description="Replace the client's copy of each task, or remove a deleted one.")
+    cursor: str = Field(description="The position of the next request: send it as `since`.", examples=["q83vEjRW"])
+    more: bool = Field(description="Whether there are more changes: send the next request at once.", examples=[False])
 
 
 class Updated(BaseModel):

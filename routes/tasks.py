@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 import re
 from bisect import bisect
 from functools import lru_cache
@@ -27,6 +26,10 @@ TAG = {"name": "tasks", "description": "A user's tasks, single and in bulk."}
 router = DirectRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
 
 WRITE_RESPONSES = response_headers(200, "ETag") | problem_responses(404, 412)
+CREATED_BY_PUT: errors.Responses = {
+    201: {"model": schemas.Task, "description": "The task was created, by this request or an earlier one."}
+    | response_headers(201, "ETag", "Idempotent-Replayed")[201]
+}
 
 # The most frequent endpoints come first: the router tries them in this order.
 
@@ -72,7 +75,7 @@ async def list_tasks(
     "",
     status_code=201,
     response_model=schemas.Task,
-    responses=response_headers(201, "ETag", "Location", "Idempotent-Replayed"),
+    responses=response_headers(201, "ETag", "Location", "Idempotent-Replayed") | problem_responses(410),
 )
 async def create_task(
     request: Request, user_id: UserId, body: TaskInput, idempotency_key: IdempotencyKey = None
@@ -85,20 +88,15 @@ async def create_task(
     # The id is derived from owner and key, so that the primary key prevents a second task.
     task_id = uuid4() if idempotency_key is None else _uuid_digest(user_id, idempotency_key)
     fingerprint = None if idempotency_key is None else _uuid_digest(body.model_dump_json())
-    version = random.getrandbits(53)  # see models.Task; JavaScript has integers of 53 bits
     tasks_url = _tasks_url(request, user_id)
-    fields = body.model_dump(mode="json")
     statement = queries.create_task(
-        user_id, task_id, tasks_url=tasks_url, fields=fields, version=version, fingerprint=fingerprint
+        user_id, task_id, tasks_url=tasks_url, fields=body.model_dump(mode="json"), fingerprint=fingerprint
     )
-    [(task, found_version, found_fingerprint)] = await fetch(request, statement)
+    [(task, version, is_new, found_fingerprint, is_deleted)] = await fetch(request, statement)
     if found_fingerprint != fingerprint:
         where = ("header", "idempotency-key")
         raise errors.validation_error(where, "The key was already used with another body", "idempotency_key_reused")
-    headers = [(b"location", f"{tasks_url}{task_id}".encode()), (b"etag", b'"%d"' % found_version)]
-    if found_version != version:
-        headers.append((b"idempotent-replayed", b"true"))
-    return JSONBytes(task, 201, headers)
+    return _created_response(task, version, is_new, is_deleted, (b"location", f"{tasks_url}{task_id}".encode()))
 
 
 @router.get(
@@ -138,21 +136,62 @@ async def update_task(
     return await _update_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
 
 
-@router.put("/{task_id}", response_model=schemas.Task, responses=WRITE_RESPONSES)
+@router.put(
+    "/{task_id}",
+    response_model=schemas.Task,
+    responses=WRITE_RESPONSES | CREATED_BY_PUT | problem_responses(410),
+)
 async def replace_task(
-    request: Request, user_id: UserId, task_id: TaskId, body: TaskInput, if_match: IfMatch = None
+    request: Request,
+    user_id: UserId,
+    task_id: TaskId,
+    body: TaskInput,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Replace a task. A field that is omitted is reset to its default."""
-    return await _update_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
+    """Replace a task. A field that is omitted is reset to its default.
+
+    With `If-None-Match: *` create a task under an id that the client made (a UUID of version 4). A request that
+    is repeated creates no second task: the response is the current state of the first, with
+    `Idempotent-Replayed: true`.
+    """
+    if if_none_match is None:
+        return await _update_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
+    if if_none_match.strip() != "*" or if_match is not None:
+        where = ("header", "if-none-match")
+        raise errors.validation_error(where, "Header should be *, without If-Match", "if_none_match")
+    if task_id.version != 4:
+        raise errors.validation_error(("path", "task_id"), "Input should be a UUID of version 4", "uuid_version")
+    fingerprint = _uuid_digest("PUT", body.model_dump_json())
+    statement = queries.create_task(
+        user_id,
+        task_id,
+        tasks_url=_tasks_url(request, user_id),
+        fields=body.model_dump(mode="json"),
+        fingerprint=fingerprint,
+    )
+    [(task, version, is_new, found_fingerprint, is_deleted)] = await fetch(request, statement)
+    if found_fingerprint != fingerprint and not is_deleted:
+        raise HTTPException(412, "The task exists already.")
+    return _created_response(task, version, is_new, is_deleted)
 
 
 @router.delete("/{task_id}", response_model=schemas.Task, responses=problem_responses(404, 412))
 async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
-    """Delete a task. The response is the deleted task, so that a client can offer to undo."""
+    """Delete a task. For 30 days it can be restored."""
     statement = queries.delete_task(
         user_id, task_id, tasks_url=_tasks_url(request, user_id), versions=_parse_if_match(if_match)
     )
     return _task_response(await fetch(request, statement), etag=False)
+
+
+@router.post(
+    "/{task_id}/restore", response_model=schemas.Task, responses=response_headers(200, "ETag") | problem_responses(404)
+)
+async def restore_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
+    """Restore a task that was deleted in the last 30 days. A task that is not deleted is left unchanged."""
+    statement = queries.restore_task(user_id, task_id, tasks_url=_tasks_url(request, user_id))
+    return _task_response([*await fetch(request, statement)])
 
 
 # ---- Bulk -----------------------------------------------------------------------------------
@@ -172,7 +211,10 @@ async def update_tasks(
 
 @router.delete("", response_model=schemas.Deleted)
 async def delete_tasks(request: Request, user_id: UserId, filters: Annotated[schemas.BulkFilters, Query()]) -> Response:
-    """Delete all tasks that match the filters ("clear completed"). Without a filter, all of the user's tasks."""
+    """Delete all tasks that match the filters ("clear completed"). Without a filter, all of the user's tasks.
+
+    For 30 days each can be restored.
+    """
     [(count,)] = await fetch(request, queries.delete_tasks(user_id, filters=filters.filters()))
     return JSONBytes(b'{"deleted": %d}' % count)
 
@@ -207,6 +249,16 @@ def _task_response(rows: list[tuple[bytes | None, int | None]], *, etag: bool = 
     if task is None:
         raise HTTPException(412, "The task has been changed since.")
     return JSONBytes(task, 200, [(b"etag", f'"{version}"'.encode())] if etag else [])
+
+
+def _created_response(
+    task: bytes, version: int, is_new: bool, is_deleted: bool, *headers: tuple[bytes, bytes]
+) -> Response:
+    """Return a created task, or one that an earlier request created. Raises HTTPException 410 when it is deleted."""
+    if is_deleted:
+        raise HTTPException(410, "The task was created by an earlier request and has been deleted since.")
+    replayed = [] if is_new else [(b"idempotent-replayed", b"true")]
+    return JSONBytes(task, 201, [*headers, (b"etag", b'"%d"' % version), *replayed])
 
 
 def _fit_page(tasks: list[bytes]) -> tuple[list[bytes], bytes]:
