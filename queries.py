@@ -344,13 +344,14 @@ def _sort_key(name: str, value: Any) -> Any:
     return value
 
 
-def _limit_size(tasks: sa.Select[bytes]) -> sa.Subquery:
-    """Return the JSON of as many tasks as fit into MAX_PAGE_SIZE, and of two more."""
+def _limit_size(tasks: sa.Select[bytes, *tuple[Any, ...]]) -> sa.Subquery:
+    """Return as many of the rows as fit into MAX_PAGE_SIZE with their JSON, and two more."""
     # OFFSET 0 makes PostgreSQL build each JSON once. The window has no ORDER BY: it takes the rows as they come.
     task = tasks.offset(0).subquery("task_json")
     size_before = sa.func.coalesce(sa.func.sum(sa.func.octet_length(task.c.json)).over(rows=(None, -2)), 0)
-    measured = sa.select(task.c.json, size_before.label("size_before")).subquery("measured")
-    return sa.select(measured.c.json).where(measured.c.size_before <= MAX_PAGE_SIZE).subquery("page")
+    measured = sa.select(task, size_before.label("size_before")).subquery("measured")
+    columns = (measured.c[name] for name in task.c.keys())  # noqa: SIM118  # the columns of a subquery are no dict
+    return sa.select(*columns).where(measured.c.size_before <= MAX_PAGE_SIZE).subquery("page")
 
 
 def update_tasks(user_id: str, *, fields: dict[str, Any], filters: dict[str, Any]) -> Query[int]:
@@ -455,12 +456,13 @@ def _read_summary() -> Statement[bytes]:
 
 def list_changes(
     user_id: str, *, tasks_url: str, after: tuple[int, UUID], limit: int
-) -> Query[int | None, int | None, datetime, bytes | None, int | None, UUID | None]:
-    """List at most `limit` changes after a version and a task's id, in this order.
+) -> Query[datetime, int | None, int | None, bytes | None, int | None, UUID | None]:
+    """List at most `limit` tasks that were changed after a position, a version and a task's id, in this order.
 
-    Each row has the epoch and the number of the user's counter (NULL before the first write), the time, and
-    the JSON, version and id of a task. A task that is deleted has `deleted_at`. Without changes there is one
-    row with no task, and only the counter has been read.
+    Each row has the time, the epoch and revision of the user (NULL before the first write), and the JSON,
+    version and id of a task. The JSON of a deleted task has `deleted_at`. When no task was changed, there is
+    one row without a task, and only the row of the user has been read. The rows end two tasks after
+    MAX_PAGE_SIZE.
     """
     version, task_id = after
     return _list_changes().bind(
@@ -469,24 +471,21 @@ def list_changes(
 
 
 @cache
-def _list_changes() -> Statement[int | None, int | None, datetime, bytes | None, int | None, UUID | None]:
-    version = sa.bindparam("after_version", type_=sa.BigInteger)
-    position = sa.tuple_(version, sa.bindparam("after_id", type_=sa.Uuid))
-    order = (TASKS.c.revision, TASKS.c.id)
-    user = sa.select(col(User.epoch), col(User.revision)).where(col(User.user_id) == USER_ID).subquery("counter")
-    # A user of version 1.0.0 has tasks and, until the first write, perhaps no counter.
-    has_changes = sa.func.coalesce(user.c.revision, sa.literal_column(str(2**62))) > version
-    tasks = sa.select(*_response_fields(TASKS.c), _rfc3339(TASKS.c.deleted_at)).where(IS_OWNER, has_changes)
-    tasks = tasks.where(sa.tuple_(*order) > position).order_by(*order)
-    task = tasks.limit(sa.bindparam("limit", type_=sa.BigInteger)).correlate(user).lateral("task")
-    always = sa.select(sa.func.now().label("now")).subquery("clock")
-    rows = always.outerjoin(user, sa.true()).outerjoin(task, sa.true())
-    is_task = task.c.id.is_not(None)
+def _list_changes() -> Statement[datetime, int | None, int | None, bytes | None, int | None, UUID | None]:
+    after_version = sa.bindparam("after_version", type_=sa.BigInteger)
+    position = sa.tuple_(after_version, sa.bindparam("after_id", type_=sa.Uuid))
+    user = sa.select(col(User.epoch), col(User.revision)).where(col(User.user_id) == USER_ID).cte("counter")
+    # A user of version 1.0.0 has tasks and perhaps no counter.
+    newest = sa.func.coalesce(sa.select(user.c.revision).scalar_subquery(), sa.literal_column(str(2**62)))
+    changed_at = (TASKS.c.revision, TASKS.c.id)
+    tasks = sa.select(*_response_fields(TASKS.c), _rfc3339(TASKS.c.deleted_at))
+    tasks = tasks.where(IS_OWNER, newest > after_version, sa.tuple_(*changed_at) > position)
+    tasks = tasks.order_by(*changed_at).limit(sa.bindparam("limit", type_=sa.BigInteger))
+    page = _limit_size(_rows_as_json(tasks, "version", "id"))
+    clock = sa.select(sa.func.now().label("now")).subquery("clock")
+    rows = clock.outerjoin(user, sa.true()).outerjoin(page, sa.true())
     return _compile(
-        sa.select(
-            *(user.c.epoch, user.c.revision, always.c.now),
-            *(sa.case((is_task, _row_as_json(task))), task.c.version, task.c.id),
-        ).select_from(rows)
+        sa.select(clock.c.now, user.c.epoch, user.c.revision, page.c.json, page.c.version, page.c.id).select_from(rows)
     )
 
 
@@ -513,9 +512,10 @@ def _select_tasks(rows: sa.FromClause) -> sa.Select[bytes, int]:
     return sa.select(_row_as_json(task), rows.c.revision).select_from(rows.join(task, sa.true()))
 
 
-def _rows_as_json(tasks: sa.Select[*tuple[Any, ...]]) -> sa.Select[bytes]:
-    """Select the JSON of each of the rows, which have the fields of a response."""
-    return sa.select(_row_as_json(tasks.subquery("task")))
+def _rows_as_json(tasks: sa.Select[*tuple[Any, ...]], *names: str) -> sa.Select[bytes, *tuple[Any, ...]]:
+    """Select the JSON of each of the rows, which have the fields of a response, and the fields of these names."""
+    task = tasks.subquery("task")
+    return sa.select(_row_as_json(task), *(task.c[name] for name in names))
 
 
 def _row_as_json(task: Any) -> sa.ColumnElement[bytes]:

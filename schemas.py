@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import struct
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlencode
@@ -339,31 +339,37 @@ class ChangesCursor(NamedTuple):
     """A position in the changes of a user.
 
     The client has received all changes up to the task `task_id` of version `version`. `complete_at` is the
-    time at which it had last received all changes there were, and `epoch` the user's (`models.User`), or 0
-    before the first write; both in microseconds since 1970.
+    time at which it had last received all changes that there were. `epoch` is that of `models.User`, or 0
+    before the user's first write.
     """
 
     epoch: int
-    complete_at: int
+    complete_at: datetime
     version: int
     task_id: UUID
 
+    @classmethod
+    def beginning(cls) -> "ChangesCursor":
+        """Return the position before all changes."""
+        return cls(0, datetime.fromtimestamp(0, UTC), -1, UUID(int=0))
+
     def encode(self, user_id: str) -> str:
         """Return the cursor as text."""
-        position = CURSOR_FORMAT.pack(*self[:3], self.task_id.bytes)
+        microseconds = (self.complete_at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+        position = CURSOR_FORMAT.pack(self.epoch, microseconds, self.version, self.task_id.bytes)
         return base64.urlsafe_b64encode(_checksum(user_id, position) + position).rstrip(b"=").decode()
 
     @classmethod
     def decode(cls, text: str, user_id: str) -> "ChangesCursor":
         """Return the cursor in a text. Raises ValueError when it was truncated, changed, or made for another user."""
-        decoded = base64.urlsafe_b64decode(f"{text}==")
-        checksum, position = decoded[:CHECKSUM_BYTES], decoded[CHECKSUM_BYTES:]
-        if len(position) != CURSOR_FORMAT.size or checksum != _checksum(user_id, position):
-            raise ValueError("the cursor does not belong to this user")
-        epoch, complete_at, version, task_id = CURSOR_FORMAT.unpack(position)
+        position = base64.urlsafe_b64decode(f"{text}==")[CHECKSUM_BYTES:]
+        if len(position) != CURSOR_FORMAT.size:
+            raise ValueError("the cursor was truncated")
+        epoch, microseconds, version, task_id = CURSOR_FORMAT.unpack(position)
+        complete_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
         cursor = cls(epoch, complete_at, version, UUID(bytes=task_id))
-        if cursor.encode(user_id) != text:  # base64 ignores some characters
-            raise ValueError("the cursor was changed")
+        if cursor.encode(user_id) != text:
+            raise ValueError("the cursor does not belong to this user")
         return cursor
 
 

@@ -32,18 +32,19 @@ TASKS_URL = "http://127.0.0.1:8000/api/alice/tasks/"
 ONE: Any = {"user_id": USER, "task_id": TASK, "tasks_url": TASKS_URL}
 LIST: Any = {"user_id": USER, "tasks_url": TASKS_URL, "limit": 21}
 NEW: dict[str, Any] = {"title": "Buy milk", "description": None, "completed": False, "priority": "medium"}
-NEW |= {"tags": ["home"], "due_date": EXAMPLE_TIME, "order": None}
+NEW |= {"tags": ["home"], "due_date": EXAMPLE_TIME, "order": None, "extra": {}}
 ALL_FILTERS: dict[str, Any] = {"completed": False, "priority": ["high"], "tag": ["home"], "q": "milk"}
 ALL_FILTERS |= {"due_before": EXAMPLE_TIME, "due_after": EXAMPLE_TIME, "updated_after": EXAMPLE_TIME}
 
 EXAMPLES: dict[str, queries.Query[*tuple[Any, ...]]] = {
     "Read a task": queries.read_task(**ONE),
-    "Create a task": queries.create_task(**ONE, fields=NEW, version=42, fingerprint=None),
-    "Create a task, with an Idempotency-Key": queries.create_task(**ONE, fields=NEW, version=42, fingerprint=TASK),
+    "Create a task": queries.create_task(**ONE, fields=NEW, fingerprint=None),
+    "Create a task, with an Idempotency-Key": queries.create_task(**ONE, fields=NEW, fingerprint=TASK),
     "Update a task": queries.update_task(**ONE, fields={"title": "Buy milk"}),
     "Update a task, with If-Match": queries.update_task(**ONE, fields={"title": "Buy milk"}, versions=[42]),
     "Toggle a task": queries.toggle_task(**ONE),
     "Delete a task": queries.delete_task(**ONE),
+    "Restore a task": queries.restore_task(**ONE),
     "List tasks": queries.list_tasks(**LIST, sort="-created_at", filters={}),
     "List tasks, with all filters": queries.list_tasks(**LIST, sort="-created_at", filters=ALL_FILTERS),
     "List tasks, the next page of a sort by due date, with total": queries.list_tasks(
@@ -53,6 +54,8 @@ EXAMPLES: dict[str, queries.Query[*tuple[Any, ...]]] = {
     "Update all tasks that match": queries.update_tasks(USER, fields={"completed": True}, filters={"completed": False}),
     "Delete all tasks that match": queries.delete_tasks(USER, filters={"completed": True}),
     "Read the summary": queries.read_summary(USER),
+    "List changes": queries.list_changes(USER, tasks_url=TASKS_URL, after=(42, TASK), limit=1001),
+    "Erase a user": queries.erase_user(USER),
     "Check that the database responds": queries.READY.bind(),
 }
 
@@ -63,7 +66,7 @@ def page() -> str:
 
 
 def _sql(query: queries.Query[*tuple[Any, ...]]) -> str:
-    values = query.values | ({"now": EXAMPLE_TIME} if "now" in query.values else {})
+    values = query.values | ({"now": EXAMPLE_TIME, "new_epoch": 42} if "now" in query.values else {})
     return _indent(query.statement.sql % {name: adapt(value).getquoted().decode() for name, value in values.items()})
 
 

@@ -3,22 +3,18 @@
 import hashlib
 import json
 import re
-from bisect import bisect
-from functools import lru_cache
-from itertools import accumulate
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, urlencode
 from uuid import UUID, uuid4
 
 from fastapi import Query, Request, Response
-from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 
 import errors
 import queries
 import schemas
 from errors import problem_responses, response_headers
-from routes import API_ROUTER, fetch
+from routes import API_ROUTER, conditional_response, fetch, fit_page, get_tasks_url
 from routing import DirectRouter, JSONBytes
 from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
@@ -50,7 +46,7 @@ async def list_tasks(
     When there are more tasks, `Link` has the URL of the next page. Following it to the end returns each
     task once, even while other tasks are added or removed.
     """
-    tasks_url = _tasks_url(request, user_id)
+    tasks_url = get_tasks_url(request, user_id)
     statement = queries.list_tasks(
         user_id,
         tasks_url=tasks_url,
@@ -61,14 +57,15 @@ async def list_tasks(
         total=query.total,
     )
     rows = await fetch(request, statement)
-    page, body = _fit_page([task for task, _ in rows[: query.limit] if task is not None])
+    page = fit_page([task for task, _ in rows[: query.limit] if task is not None], envelope=len(b"[]"))
+    body = b"[%b]" % b",".join(page)
     headers = []
     if query.total:
         headers.append((b"x-total-count", f"{rows[0][1]}".encode()))
     if page and len(rows) > len(page):
         headers.append((b"link", _next_link(request, query, tasks_url, json.loads(page[-1]), user_id)))
     etag = hashlib.sha256(body, usedforsecurity=False).hexdigest()[:32]
-    return _conditional_response(if_none_match, body, etag, *headers)
+    return conditional_response(if_none_match, body, etag, *headers)
 
 
 @router.post(
@@ -88,7 +85,7 @@ async def create_task(
     # The id is derived from owner and key, so that the primary key prevents a second task.
     task_id = uuid4() if idempotency_key is None else _uuid_digest(user_id, idempotency_key)
     fingerprint = None if idempotency_key is None else _uuid_digest(body.model_dump_json())
-    tasks_url = _tasks_url(request, user_id)
+    tasks_url = get_tasks_url(request, user_id)
     statement = queries.create_task(
         user_id, task_id, tasks_url=tasks_url, fields=body.model_dump(mode="json"), fingerprint=fingerprint
     )
@@ -104,11 +101,11 @@ async def create_task(
 )
 async def read_task(request: Request, user_id: UserId, task_id: TaskId, if_none_match: IfNoneMatch = None) -> Response:
     """Read a task."""
-    rows = await fetch(request, queries.read_task(user_id, task_id, tasks_url=_tasks_url(request, user_id)))
+    rows = await fetch(request, queries.read_task(user_id, task_id, tasks_url=get_tasks_url(request, user_id)))
     if not rows:
         raise errors.not_found()
     [(task, version)] = rows
-    return _conditional_response(if_none_match, task, version)
+    return conditional_response(if_none_match, task, version)
 
 
 @router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITE_RESPONSES)
@@ -122,7 +119,7 @@ async def complete_task(
     """Toggle `completed` when there is no body, or set it to the value in the body, which is safe to repeat."""
     if body is not None:
         return await _update_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
-    tasks_url, versions = _tasks_url(request, user_id), _parse_if_match(if_match)
+    tasks_url, versions = get_tasks_url(request, user_id), _parse_if_match(if_match)
     return _task_response(
         await fetch(request, queries.toggle_task(user_id, task_id, tasks_url=tasks_url, versions=versions))
     )
@@ -166,7 +163,7 @@ async def replace_task(
     statement = queries.create_task(
         user_id,
         task_id,
-        tasks_url=_tasks_url(request, user_id),
+        tasks_url=get_tasks_url(request, user_id),
         fields=body.model_dump(mode="json"),
         fingerprint=fingerprint,
     )
@@ -180,7 +177,7 @@ async def replace_task(
 async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
     """Delete a task. For 30 days it can be restored."""
     statement = queries.delete_task(
-        user_id, task_id, tasks_url=_tasks_url(request, user_id), versions=_parse_if_match(if_match)
+        user_id, task_id, tasks_url=get_tasks_url(request, user_id), versions=_parse_if_match(if_match)
     )
     return _task_response(await fetch(request, statement), etag=False)
 
@@ -190,7 +187,7 @@ async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_mat
 )
 async def restore_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
     """Restore a task that was deleted in the last 30 days. A task that is not deleted is left unchanged."""
-    statement = queries.restore_task(user_id, task_id, tasks_url=_tasks_url(request, user_id))
+    statement = queries.restore_task(user_id, task_id, tasks_url=get_tasks_url(request, user_id))
     return _task_response([*await fetch(request, statement)])
 
 
@@ -225,7 +222,7 @@ async def delete_tasks(request: Request, user_id: UserId, filters: Annotated[sch
 async def _update_fields(
     request: Request, user_id: str, task_id: UUID, fields: dict[str, Any], if_match: str | None
 ) -> Response:
-    tasks_url, versions = _tasks_url(request, user_id), _parse_if_match(if_match)
+    tasks_url, versions = get_tasks_url(request, user_id), _parse_if_match(if_match)
     statement = queries.update_task(user_id, task_id, tasks_url=tasks_url, fields=fields, versions=versions)
     return _task_response(await fetch(request, statement))
 
@@ -261,28 +258,6 @@ def _created_response(
     return JSONBytes(task, 201, [*headers, (b"etag", b'"%d"' % version), *replayed])
 
 
-def _fit_page(tasks: list[bytes]) -> tuple[list[bytes], bytes]:
-    """Return as many of the tasks as fit into MAX_PAGE_SIZE, at least one, and their JSON array."""
-    body = b"[" + b",".join(tasks) + b"]"
-    if len(body) <= queries.MAX_PAGE_SIZE or len(tasks) == 1:
-        return tasks, body
-    ends = accumulate((len(task) + 1 for task in tasks), initial=1)  # size of the array up to each task
-    return _fit_page(tasks[: max(1, bisect(list(ends), queries.MAX_PAGE_SIZE) - 1)])
-
-
-def _conditional_response(
-    if_none_match: str | None, body: bytes, etag: object, *headers: tuple[bytes, bytes]
-) -> Response:
-    """Return `body` with its ETag, or 304 when `If-None-Match` has this ETag (RFC 9110, section 13.1.2)."""
-    quoted = f'"{etag}"'
-    all_headers = [(b"etag", quoted.encode()), *headers]
-    if if_none_match is not None and (if_none_match.strip() == "*" or quoted in if_none_match):
-        response = Response(status_code=304)
-        response.raw_headers = all_headers
-        return response
-    return JSONBytes(body, 200, all_headers)
-
-
 def _uuid_digest(*parts: str) -> UUID:
     """Return a digest of the strings, in the form of a UUID of version 4."""
     return UUID(bytes=hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest(), version=4)
@@ -303,32 +278,3 @@ def _next_link(request: Request, query: schemas.ListQuery, tasks_url: str, last:
     parameters = [(name, value) for name, value in query_string if name != "cursor"]
     parameters.append(("cursor", query.encode_cursor(last, user_id)))
     return f'<{tasks_url[:-1]}?{urlencode(parameters)}>; rel="next"'.encode()
-
-
-HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
-
-
-def _tasks_url(request: Request, user_id: str) -> str:
-    """Return the absolute URL of the user's tasks as the client sees it, with a slash at its end.
-
-    Behind a proxy, `X-Forwarded-Proto` and `X-Forwarded-Host` have the scheme and host of the original request.
-    A client can forge them, which changes only the URLs in its own response.
-    """
-    headers = dict(reversed(request.scope["headers"]))
-    host = headers.get(b"host", b"")
-    forwarded = headers.get(b"x-forwarded-proto", b""), headers.get(b"x-forwarded-host", b"")
-    origin = _origin(request.scope["scheme"], host, *forwarded)
-    if origin is None:  # the server's own address: request.base_url accepts a Host of any length
-        origin = str(URL(scope=dict(request.scope, headers=[], path="", query_string=b"", root_path=""))).rstrip("/")
-    return f"{origin}{request.scope.get('root_path', '').rstrip('/')}/api/{quote(user_id, safe='')}/tasks/"
-
-
-@lru_cache(maxsize=256)
-def _origin(scheme: str, host: bytes, forwarded_proto: bytes, forwarded_host: bytes) -> str | None:
-    """Return the scheme and host of a URL, or None when no header has a valid host."""
-    # Each proxy appends its value: the first is that of the outermost.
-    proto, proxy_host = (value.decode("latin-1").split(",")[0].strip() for value in (forwarded_proto, forwarded_host))
-    if proto in ("http", "https", "ws", "wss"):
-        scheme = proto
-    valid_host = next(filter(HOST.fullmatch, (proxy_host, host.decode("latin-1"))), None)
-    return valid_host and f"{scheme.replace('ws', 'http')}://{valid_host}"
