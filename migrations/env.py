@@ -5,7 +5,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlmodel import SQLModel
 
 import models  # noqa: F401  # fills SQLModel.metadata
-from database import VERSION_TABLE, engine
+from database import VERSION_TABLE, migration_engine
 from settings import EMBEDDED_DATA, load_settings
 
 # Any number that no other program on this database takes. The lock ends with the transaction,
@@ -71,7 +71,7 @@ if not dsn:
 
     dsn = embedded.start(EMBEDDED_DATA)
 
-with engine(dsn).begin() as transaction:
+with migration_engine(dsn).begin() as transaction:
     transaction.execute(select(func.pg_advisory_xact_lock(LOCK)))
     # Who waits for a table stops everybody behind it. Better to give up, and to try again later.
     transaction.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'"))
