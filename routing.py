@@ -35,7 +35,7 @@ TOO_LARGE = f"The body is over {MAX_BODY_SIZE:,} bytes."
 UNSET = object()  # a parameter that was not sent, or that has no default
 
 
-# ---- Routes ----------------------------------------------------------------------------------
+# ---- Routes ---------------------------------------------------------------------------------
 
 
 class DirectRoute(APIRoute):
@@ -161,7 +161,7 @@ class DirectMiddleware:
         await response(scope, receive, send)
 
 
-# ---- Responses and requests ------------------------------------------------------------------
+# ---- Responses and requests -----------------------------------------------------------------
 
 
 class JSONBytes(Response):
@@ -198,7 +198,7 @@ class ConnectedRequest(Request):
         return False
 
 
-# ---- Parameters ------------------------------------------------------------------------------
+# ---- Parameters -----------------------------------------------------------------------------
 
 
 class _Parameter:
@@ -304,7 +304,7 @@ def _contains_list(annotation: Any) -> bool:
     return get_origin(annotation) is list or any(map(_contains_list, get_args(annotation)))
 
 
-# ---- Checks of declarations ------------------------------------------------------------------
+# ---- Checks of declarations -----------------------------------------------------------------
 
 
 def _reject_unsupported(route: APIRoute) -> None:
