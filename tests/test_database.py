@@ -166,7 +166,7 @@ def test_a_connection_is_replaced_after_an_error_or_a_cancellation(
     run(scenario())
 
 
-def test_the_connection_of_a_cancelled_query_is_closed_and_not_watched(own_url: str, database_url: str) -> None:
+def test_the_connection_of_a_cancelled_query_is_closed_and_unwatched(own_url: str, database_url: str) -> None:
     url, name = with_application_name(own_url)
 
     async def scenario() -> None:
@@ -278,7 +278,7 @@ def test_the_most_recently_used_connection_is_used_next(
     run(scenario())
 
 
-def test_a_statement_is_not_sent_again_after_the_connection_is_lost(run: Any, own_url: str, database_url: str) -> None:
+def test_a_statement_on_a_lost_connection_is_not_sent_again(run: Any, own_url: str, database_url: str) -> None:
     url, name = with_application_name(own_url)
     count = Statement[int, str]("SELECT nextval('sent'), pg_sleep(5)::text")
 

@@ -143,7 +143,7 @@ def test_a_database_of_1_0_0_is_upgraded(database_of_1_0_0: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["current", "history"])
-def test_current_and_history_do_not_change_a_1_0_0_database(database_of_1_0_0: str, command: str) -> None:
+def test_current_and_history_change_nothing_of_1_0_0(database_of_1_0_0: str, command: str) -> None:
     before = schema_names(database_of_1_0_0)
     result = alembic(database_of_1_0_0, command)
     assert result.returncode == 0, result.stderr

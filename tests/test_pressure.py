@@ -5,7 +5,6 @@ import re
 import time
 from typing import Any
 
-import psycopg2
 import pytest
 from starlette.requests import ClientDisconnect
 
@@ -50,6 +49,17 @@ def test_cancelled_requests_do_not_count_towards_the_limit(empty_database: str, 
                 for query in reversed(queries):  # the waiters first
                     query.cancel()
                 await asyncio.gather(*queries, return_exceptions=True)
+            assert await database.fetch(SLEEP.bind(seconds=0, user_id="ann")) == [(1, b"")]
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_waiter_does_not_count_towards_the_limit(database_url: str) -> None:
+    async def scenario() -> None:
+        async with open_pool(database_url, size=1, direct=True) as database:
+            await start_query(database, 0.5, "bob")
+            waiting = await start_query(database, 0, "ann")
+            waiting.cancel()
             assert await database.fetch(SLEEP.bind(seconds=0, user_id="ann")) == [(1, b"")]
 
     asyncio.run(scenario())
@@ -201,15 +211,16 @@ def test_a_statement_the_session_has_already_prepared_is_executed_once(empty_dat
     assert fetch_value(empty_database, "SELECT count(*) FROM numbers") == 1
 
 
-def test_the_statement_timeout_is_set_again_after_an_error(database_url: str) -> None:
-    timeout = Statement[bytes]("SELECT current_setting('statement_timeout')")
+def test_the_statement_timeout_is_set_again_after_a_canceled_statement(database_url: str) -> None:
+    setting = Statement[int]("SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'")  # milliseconds
 
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, timeout=20, direct=True) as database:
+        async with open_pool(database_url, size=1, timeout=2, direct=True) as database:
             for _ in range(2):
-                assert await database.fetch(timeout.bind()) == [(b"20s",)]
-                with pytest.raises(psycopg2.errors.DivisionByZero):
-                    await database.fetch(Statement[int]("SELECT 1 / 0").bind())
+                with pytest.raises(DatabaseUnavailable, match=r"in the database"):
+                    await database.fetch(SLEEP.bind(seconds=30))
+                [(milliseconds,)] = await database.fetch(setting.bind())
+                assert 0 < milliseconds <= 2000
 
     asyncio.run(scenario())
 

@@ -6,7 +6,18 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, BackgroundTasks, Cookie, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    Cookie,
+    Depends,
+    FastAPI,
+    Header,
+    Query,
+    Request,
+    Response,
+    WebSocket,
+)
 from fastapi.dependencies.models import Dependant
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute, iter_route_contexts
@@ -158,6 +169,8 @@ async def background(x: BackgroundTasks) -> Response: ...
 async def response_parameter(x: Response) -> Response: ...
 async def connection(x: HTTPConnection) -> Response: ...
 async def scopes(x: SecurityScopes) -> Response: ...
+async def websocket(x: WebSocket) -> Response: ...
+async def default_factory(x: Annotated[list[int], Query(default_factory=list)]) -> Response: ...
 async def two_bodies(x: Item, y: Item) -> Response: ...
 async def header_model(x: Annotated[Headers, Header()]) -> Response: ...
 async def header_list(x: Annotated[list[str], Header()]) -> Response: ...
@@ -176,6 +189,8 @@ def not_async() -> Response: ...
         (response_parameter, "a Response as a parameter"),
         (connection, "HTTPConnection"),
         (scopes, "SecurityScopes"),
+        (websocket, "a WebSocket"),
+        (default_factory, "a default_factory"),
         (two_bodies, "several bodies"),
         (header_model, "a model of headers"),
         (header_list, "a header that may be repeated"),
@@ -193,13 +208,21 @@ def test_an_unsupported_parameter_or_return_type_is_rejected_by_name(
 
 @pytest.mark.parametrize(
     ("options", "feature"),
-    [({"dependencies": [Depends(lambda: 1)]}, r"Depends\(\)"), ({"max_body_size": 1}, "max_body_size")],
+    [
+        ({"dependencies": [Depends(lambda: 1)]}, r"Depends\(\)"),
+        ({"max_body_size": 1}, "max_body_size"),
+    ],
 )
 def test_unsupported_options_of_decorator_and_router_are_rejected(options: dict[str, Any], feature: str) -> None:
     with pytest.raises(TypeError, match=f"would ignore {feature}"):
         DirectRouter().get("/x", **options)(path_parameters)
     with pytest.raises(TypeError, match=f"would ignore {feature}"):
         DirectRouter(**options).get("/x")(path_parameters)
+
+
+def test_form_limits_are_rejected() -> None:
+    with pytest.raises(TypeError, match="would ignore form_limits"):
+        DirectRouter().get("/x", form_limits={"max_files": 1})(path_parameters)
 
 
 def test_a_convertor_in_a_path_is_rejected() -> None:
