@@ -60,7 +60,8 @@ def test_a_cancelled_waiter_does_not_count_towards_the_limit(database_url: str) 
             await start_query(database, 0.5, "bob")
             waiting = await start_query(database, 0, "ann")
             waiting.cancel()
-            assert await database.fetch(SLEEP.bind(seconds=0, user_id="ann")) == [(1, b"")]
+            query = database.fetch(SLEEP.bind(seconds=0, user_id="ann"))
+            assert await asyncio.wait_for(query, 10) == [(1, b"")]
 
     asyncio.run(scenario())
 

@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
 from main import create_app
-from routing import DirectRoute, DirectRouter, check_routes
+from routing import DirectMiddleware, DirectRoute, DirectRouter, check_routes
 from settings import Settings
 
 
@@ -89,10 +89,13 @@ async def optional_body(item: Item | None = None) -> Response:
     return echo(item=item and item.model_dump())
 
 
-@pytest.fixture(scope="module")
-def direct(settings: Settings) -> Iterator[TestClient]:
+@pytest.fixture(scope="module", params=[True, False], ids=["DirectMiddleware", "FastAPI's router"])
+def direct(request: pytest.FixtureRequest, settings: Settings) -> Iterator[TestClient]:
+    """A client of an app with the router above, found by DirectMiddleware or by FastAPI."""
     app = create_app(settings)
     app.include_router(router)
+    if request.param:
+        app.add_middleware(DirectMiddleware, routers=[router], handlers=app.exception_handlers)
     check_routes(app)
     with TestClient(app) as client:
         yield client
