@@ -30,6 +30,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain, cycle, repeat
 from math import ceil
 from pathlib import Path
@@ -51,7 +53,7 @@ from psycopg2.extensions import BYTES, POLL_OK, POLL_READ, POLL_WRITE, connectio
 from sqlalchemy import Engine, NullPool, create_engine
 from starlette.requests import ClientDisconnect
 
-from queries import Columns, Query
+from queries import KEPT_DAYS, Columns, Query
 
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
@@ -611,11 +613,23 @@ def _one_line(error: Exception) -> str:
 # ---- Migrations -----------------------------------------------------------------------------
 
 
-def create_tables(dsn: str) -> bool:
+@dataclass(frozen=True)
+class DatabaseInfo:
+    """What the service needs to know of a database.
+
+    `direct` is whether connections are direct, without a pooler in between. `upgraded_at` is the time at which
+    the tasks of version 1.0.0 were migrated, or None when there were none.
+    """
+
+    direct: bool
+    upgraded_at: datetime | None
+
+
+def create_tables(dsn: str) -> DatabaseInfo:
     """Migrate the database to the newest schema in one transaction (see migrations/env.py).
 
-    Return whether connections are direct, without a pooler in between. Several processes may call
-    this at once; each waits for the others. If the database cannot be reached, retry for
+    Then remove the tasks that were deleted more than 30 days ago. Several processes may call this at once;
+    each waits for the others. If the database cannot be reached, retry for
     STARTUP_TIMEOUT seconds. Raise SystemExit with a message if that was not enough, if the database
     is not in UTF8, or if its schema is newer than this version of the service.
     """
@@ -631,7 +645,7 @@ def create_tables(dsn: str) -> bool:
             time.sleep(delay)
 
 
-def _migrate(dsn: str) -> bool:
+def _migrate(dsn: str) -> DatabaseInfo:
     known = {path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
     with closing(_connect(dsn)) as connection, connection.cursor() as cursor:
         # Reading the version table where it does not exist would log an error on the server.
@@ -645,10 +659,16 @@ def _migrate(dsn: str) -> bool:
         cursor.execute(f"SELECT lower('Ä') = 'ä', pg_backend_pid(), ({version_query})")
         ((lowers_all_letters, pid, version),) = cursor.fetchall()
         direct: bool = pid == connection.info.backend_pid  # a pooler reports a number of its own to the client
-    if not lowers_all_letters:
-        logger.warning("lower('Ä') is not 'ä' in the database: q and sort=title ignore case for English letters only")
-    if version == max(known):
-        return direct  # Alembic is not imported: it takes 8 MB and a quarter of the start-up time
+        if version == max(known):  # Alembic is not imported: it takes 8 MB and a quarter of the start-up time
+            cursor.execute(f"SELECT upgraded_at FROM {VERSION_TABLE}")  # noqa: S608  # a constant
+            ((upgraded_at,),) = cursor.fetchall()
+            if not lowers_all_letters:
+                logger.warning(
+                    "lower('Ä') is not 'ä' in the database: q and sort=title ignore case for English letters only"
+                )
+            connection.commit()
+            _purge(connection)
+            return DatabaseInfo(direct, upgraded_at)
     if version is not None and version not in known:
         raise SystemExit(
             f"The database has schema {version}, and this version of the service knows none later than {max(known)}:"
@@ -661,7 +681,17 @@ def _migrate(dsn: str) -> bool:
     config = Config(attributes={"dsn": dsn})
     config.set_main_option("script_location", str(MIGRATIONS))
     command.upgrade(config, max(known))
-    return direct
+    return _migrate(dsn)
+
+
+def _purge(connection: connection) -> None:
+    """Remove the deleted tasks of users who have not come back. Of others, each deletion removes the old ones."""
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = '{STARTUP_TIMEOUT}s'")
+            cursor.execute("DELETE FROM tasks WHERE deleted_at < now() - make_interval(days => %s)", [KEPT_DAYS + 1])
+    except psycopg2.Error as error:  # a read-only database, say: the next start tries again
+        logger.warning("Tasks that were deleted long ago could not be removed: %s", _one_line(error))
 
 
 def migration_engine(dsn: str) -> Engine:

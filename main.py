@@ -19,7 +19,7 @@ from routes import health, tasks, users
 from routing import DirectMiddleware, check_routes
 from settings import EMBEDDED_DATA, Settings, load_settings
 
-VERSION = "1.0.0"  # of the API, as in CHANGELOG.md
+VERSION = "2.0.0"  # of the API, as in CHANGELOG.md
 
 GC_THRESHOLD = 50_000  # objects, instead of 700: a request creates few reference cycles
 
@@ -83,10 +83,12 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
             app.state.verifier = await stack.enter_async_context(auth.open_verifier(settings))
         else:
             logger.warning("Neither AUTH_JWKS_URL nor AUTH_SECRET is set: the user_id in the path is trusted")
-        direct = await asyncio.to_thread(create_tables, dsn)
-        database = Database(dsn, size=settings.database_pool_size, timeout=settings.database_timeout, direct=direct)
+        info = await asyncio.to_thread(create_tables, dsn)
+        database = Database(
+            dsn, size=settings.database_pool_size, timeout=settings.database_timeout, direct=info.direct
+        )
         stack.push_async_callback(database.close)
-        app.state.database = database
+        app.state.database, app.state.upgraded_at = database, info.upgraded_at
         gc.set_threshold(GC_THRESHOLD)
         gc.collect()  # frees what the imports have left
         gc.freeze()  # what exists now stays until the end, so later collections skip it

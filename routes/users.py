@@ -63,22 +63,25 @@ async def list_changes(
         limit=query.limit + 1,  # one more than the page: are there more changes?
     )
     rows = await fetch(request, statement)
-    now, epoch, version, *_ = rows[0]
+    now, epoch, newest, *_ = rows[0]
     if query.since is not None:
-        _check_cursor(since, now, epoch, version, request.app.state.upgraded_at)
-    tasks = [row[3] for row in rows[: query.limit] if row[3] is not None]
-    page = fit_page(tasks, envelope=ENVELOPE_SIZE)
-    more = bool(page) and len(rows) > len(page)
+        _check_cursor(since, now, epoch, newest, request.app.state.upgraded_at)
+    changes = [(task, version, id_) for *_, task, version, id_ in rows if task and version is not None and id_]
+    page = fit_page([task for task, *_ in changes[: query.limit]], envelope=ENVELOPE_SIZE)
+    more = len(changes) > len(page)
     cursor = since._replace(epoch=epoch or 0)
     if page:
-        cursor = cursor._replace(version=rows[len(page) - 1][4], task_id=rows[len(page) - 1][5])
-    # The state of a client that is in the middle of the changes is as old as its state before them.
-    is_renewed = query.since is None or (not more and (bool(page) or now - since.complete_at > CURSOR_RENEWAL))
-    if is_renewed:
+        _, version, task_id = changes[len(page) - 1]
+        cursor = cursor._replace(version=version, task_id=task_id)
+    # A client in the middle of the changes is no more up to date than before them.
+    is_idle = query.since is not None and not page
+    if query.since is None or (page and not more) or (is_idle and now - since.complete_at > CURSOR_RENEWAL):
         cursor = cursor._replace(complete_at=now)
+        if is_idle:
+            if_none_match = None  # the client needs the new cursor
     body = _changes_body(page, cursor.encode(user_id), more)
     etag = hashlib.sha256(repr((cursor.epoch, cursor.version, cursor.task_id)).encode()).hexdigest()[:32]
-    return conditional_response(if_none_match if page or not is_renewed else None, body, etag)
+    return conditional_response(if_none_match, body, etag)
 
 
 def _decode_cursor(query: ChangesQuery, user_id: str) -> ChangesCursor:
@@ -91,7 +94,7 @@ def _decode_cursor(query: ChangesQuery, user_id: str) -> ChangesCursor:
 
 
 def _check_cursor(
-    since: ChangesCursor, now: datetime, epoch: int | None, version: int | None, upgraded_at: datetime | None
+    since: ChangesCursor, now: datetime, epoch: int | None, newest: int | None, upgraded_at: datetime | None
 ) -> None:
     """Raise HTTPException 410 when the changes since the cursor are not complete.
 
@@ -99,7 +102,7 @@ def _check_cursor(
     the database or the end of the account, and when a process of version 1.0.0 may have written since then.
     """
     is_old = now - since.complete_at > CURSOR_LIFETIME
-    is_other = since.epoch not in (0, epoch) or since.version > (version or 0)
+    is_other = since.epoch not in (0, epoch) or since.version > (newest or 0)
     is_from_upgrade = upgraded_at is not None and since.complete_at < upgraded_at + UPGRADE_PERIOD <= now
     if is_old or is_other or is_from_upgrade:
         raise HTTPException(410, "The cursor is too old. Begin again without it.")
