@@ -1,15 +1,15 @@
-"""The second clever room: endpoints declared as FastAPI's, called directly.
+"""Endpoints that are declared as in FastAPI and called without its dependency injection.
 
-FastAPI solves an endpoint's signature anew for every request: dependencies, exit stacks, a body that
-is parsed to Python objects before it is validated. Nothing here needs that. `DirectRoute` is a
-`route_class` (https://fastapi.tiangolo.com/how-to/custom-request-and-route/). FastAPI reads the
-signature, once, and makes OpenAPI of it. At request time each parameter is validated by the validator
-that pydantic built for it, a body straight from its bytes, and the endpoint is called; `DirectMiddleware`
-does so before FastAPI's layers for all other routes.
+For every request FastAPI solves the dependencies of the endpoint, opens exit stacks, and parses the body
+into Python objects before it validates them. The endpoints of this service do not need that.
 
-What FastAPI would do and this does not is refused by name when the endpoint is declared or the app is
-made, so that nothing is ever skipped in silence. A router that is no `DirectRouter` has all of FastAPI,
-beside these.
+`DirectRoute` is a custom route class (https://fastapi.tiangolo.com/how-to/custom-request-and-route/).
+FastAPI reads the signature of the endpoint once and generates OpenAPI from it. For a request, the route
+validates each parameter with the validator that pydantic has built, a JSON body directly from its bytes,
+and calls the endpoint. `DirectMiddleware` finds the route before FastAPI's own middleware and router run.
+
+A declaration with a feature of FastAPI that these classes do not support raises TypeError, so that no
+feature is silently ignored. A plain `APIRouter` in the same app has all features of FastAPI.
 """
 
 import inspect
@@ -32,126 +32,73 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 MAX_BODY_SIZE = 1024 * 1024  # bytes
 TOO_LARGE = f"The body is over {MAX_BODY_SIZE:,} bytes."
-ABSENT = object()  # a value that was not sent, or a default that there is not
+UNSET = object()  # a parameter that was not sent, or that has no default
 
 
-class JSONBytes(Response):
-    """A response of JSON that is bytes already, as are its headers."""
-
-    def __init__(self, body: bytes, status_code: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self.status_code = status_code
-        self.body = body
-        self.background = None
-        self.raw_headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            *headers,
-        ]
-
-
-class ConnectedRequest(Request):
-    """A request that can be asked at little cost whether its client is still there."""
-
-    async def is_disconnected(self) -> bool:
-        """Tell whether the client has gone, without waiting for it.
-
-        Starlette cancels a wait that has just begun, which takes 50 us where many ask. Here a wait is
-        begun and dropped.
-        """
-        receiving = self._receive()
-        if not inspect.iscoroutine(receiving):
-            return await super().is_disconnected()
-        try:
-            receiving.send(None)
-        except StopIteration as received:
-            return bool(received.value["type"] == "http.disconnect")
-        receiving.close()
-        return False
-
-
-class _Parameter:
-    """A parameter of an endpoint, as FastAPI has read it from the signature."""
-
-    def __init__(self, place: str, field: ModelField) -> None:
-        self.name = field.name
-        self.key = field.alias
-        self.header = field.alias.lower().encode()
-        self.is_model = _is_model(field)
-        self.loc = (place,) if place == "body" or self.is_model else (place, field.alias)
-        self.default = ABSENT if field.field_info.is_required() else field.get_default()
-        validator = field._type_adapter.validator
-        self.validate = validator.validate_json if place == "body" else validator.validate_python
-
-    def take(self, value: Any, arguments: dict[str, Any], errors: list[dict[str, Any]]) -> None:
-        """Validate a value into the arguments, or note what is wrong with it. A body is JSON, in bytes."""
-        if value is not ABSENT:
-            try:
-                arguments[self.name] = self.validate(value)
-            except ValidationError as error:
-                found = error.errors(include_url=False, include_input=False)
-                errors += [{**one, "loc": (*self.loc, *one["loc"])} for one in found]
-        elif self.default is not ABSENT:
-            arguments[self.name] = self.default
-        else:
-            errors.append({"type": "missing", "loc": self.loc, "msg": "Field required"})
+# ---- Routes ---------------------------------------------------------------------------------
 
 
 class DirectRoute(APIRoute):
-    """A route that calls its endpoint with validated arguments, and sends the Response that it returns.
+    """A route that validates the parameters, calls the endpoint and sends the Response that it returns.
 
-    An endpoint is an `async def` that returns a `Response`. It may take parameters of path, query and
-    header, one model for the whole query, one JSON body, and the `Request`. Anything else raises
-    TypeError when it is declared.
+    An endpoint is an `async def` function that returns a `Response`. It may have path, query and header
+    parameters, one model for all query parameters, one JSON body, and the `Request`. Any other
+    declaration raises TypeError.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        _refuse_what_is_ignored(self)
+        _reject_unsupported(self)
         dependant = self.dependant
         self._request_name = dependant.request_param_name
-        self._path = [_Parameter("path", field) for field in dependant.path_params]
-        self._headers = [_Parameter("header", field) for field in dependant.header_params]
-        self._query = [_Parameter("query", field) for field in dependant.query_params]
-        self._body = [_Parameter("body", field) for field in dependant.body_params]
-        self._lists = _list_names(dependant.query_params)
+        self._path_params = [_Parameter("path", field) for field in dependant.path_params]
+        self._header_params = [_Parameter("header", field) for field in dependant.header_params]
+        self._query_params = [_Parameter("query", field) for field in dependant.query_params]
+        self._body_params = [_Parameter("body", field) for field in dependant.body_params]
+        self._repeatable = _repeatable_names(dependant.query_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Respond to a request that has this route's path."""
+        """Respond to a request whose path matches this route."""
         if scope["method"] not in (self.methods or ()):
-            await super().handle(scope, receive, send)  # 405
+            await super().handle(scope, receive, send)  # which responds with 405
             return
-        response = await self.endpoint(**await self._arguments(scope, receive))
+        response = await self.endpoint(**await self._read_arguments(scope, receive))
         await response(scope, receive, send)
 
-    async def _arguments(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        """Return the validated arguments of the endpoint. What they are made of need not wait with it."""
-        headers = dict(reversed(scope["headers"]))  # of two equal ones the first counts
-        body = await _read_body(scope, receive, headers)  # also where none is expected: it may be too large
-        arguments = self._validated(scope, headers, body)
+    async def _read_arguments(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        """Return the validated arguments of the endpoint.
+
+        This is a function of its own so that the body and the headers are freed while the endpoint runs.
+        """
+        headers = dict(reversed(scope["headers"]))  # of a repeated header the first is used
+        body = await _read_body(scope, receive, headers)  # for every endpoint, because the size limit applies to all
+        arguments = self._validate(scope, headers, body)
         if self._request_name:
             arguments[self._request_name] = ConnectedRequest(scope, receive)
         return arguments
 
-    def _validated(self, scope: Scope, headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
-        """Return the arguments by name. Raises RequestValidationError with all that is wrong."""
+    def _validate(self, scope: Scope, headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
+        """Return the arguments by name. Raise RequestValidationError with all errors."""
         arguments: dict[str, Any] = {}
         errors: list[dict[str, Any]] = []
-        for parameter in self._path:
-            parameter.take(scope["path_params"].get(parameter.key, ABSENT), arguments, errors)
-        for parameter in self._headers:
+        for parameter in self._path_params:
+            parameter.validate_into(scope["path_params"].get(parameter.key, UNSET), arguments, errors)
+        for parameter in self._header_params:
             value = headers.get(parameter.header)
-            parameter.take(ABSENT if value is None else value.decode("latin-1"), arguments, errors)
-        if self._query:
-            values = _query_values(scope["query_string"], self._lists)
-            for parameter in self._query:
-                parameter.take(values if parameter.is_model else values.get(parameter.key, ABSENT), arguments, errors)
-        for parameter in self._body:
+            parameter.validate_into(UNSET if value is None else value.decode("latin-1"), arguments, errors)
+        if self._query_params:
+            values = _query_values(scope["query_string"], self._repeatable)
+            for parameter in self._query_params:
+                parameter.validate_into(
+                    values if parameter.is_model else values.get(parameter.key, UNSET), arguments, errors
+                )
+        for parameter in self._body_params:
             if not body:
-                parameter.take(ABSENT, arguments, errors)
+                parameter.validate_into(UNSET, arguments, errors)
             elif _is_json(headers.get(b"content-type", b"")):
-                parameter.take(body.removeprefix(BOM_UTF8), arguments, errors)  # RFC 8259, section 8.1
+                parameter.validate_into(body.removeprefix(BOM_UTF8), arguments, errors)  # RFC 8259, section 8.1
             else:
-                # Without this a page of another site could send one as plain text, which no browser asks about.
+                # As text/plain a page of another site could send JSON without a CORS preflight request.
                 msg = "Body should be JSON, sent with Content-Type: application/json"
                 errors.append({"type": "content_type", "loc": ("body",), "msg": msg})
         if errors:
@@ -160,21 +107,21 @@ class DirectRoute(APIRoute):
 
 
 class DirectRouter(APIRouter):
-    """A router of DirectRoutes, which finds the one for a request by itself (see DirectMiddleware)."""
+    """A router of DirectRoutes. `find` replaces FastAPI's search for a route (see DirectMiddleware)."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(route_class=DirectRoute, **options)
         self._paths: dict[str, tuple[re.Pattern[str], dict[str, DirectRoute]]] = {}
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        """Add a route, as a decorator does."""
+        """Add a route. FastAPI's decorators call this."""
         super().add_api_route(path, endpoint, **options)
         route = cast(DirectRoute, self.routes[-1])
         _, by_method = self._paths.setdefault(route.path, (route.path_regex, {}))
         by_method.update(dict.fromkeys(route.methods or (), route))
 
     def find(self, path: str, method: str) -> tuple[DirectRoute, dict[str, str]] | None:
-        """Return the route that has this path and method, and the parameters of the path."""
+        """Return the route that matches the path and the method, and its path parameters; None if there is none."""
         for regex, by_method in self._paths.values():
             if (found := regex.match(path)) and (route := by_method.get(method)):
                 return route, found.groupdict()
@@ -182,10 +129,10 @@ class DirectRouter(APIRouter):
 
 
 class DirectMiddleware:
-    """Hands a request to its direct route, and everything else to FastAPI.
+    """A middleware that calls the DirectRoute of a request, and passes all other requests to FastAPI.
 
-    FastAPI's own way there goes through exit stacks and two searches for the route, which took a
-    quarter of a read's time. What it does for an exception is done here, with the same handlers.
+    FastAPI would open exit stacks and search for the route twice, which took a quarter of the time of a
+    read. Exceptions are passed to the exception handlers of the app, as FastAPI does.
     """
 
     def __init__(self, app: ASGIApp, routers: list[DirectRouter], handlers: Mapping[Any, Any]) -> None:
@@ -214,12 +161,82 @@ class DirectMiddleware:
         await response(scope, receive, send)
 
 
+# ---- Responses and requests -----------------------------------------------------------------
+
+
+class JSONBytes(Response):
+    """A JSON response whose body and headers are already bytes."""
+
+    def __init__(self, body: bytes, status_code: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self.status_code = status_code
+        self.body = body
+        self.background = None
+        self.raw_headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *headers,
+        ]
+
+
+class ConnectedRequest(Request):
+    """A request with a cheaper `is_disconnected`."""
+
+    async def is_disconnected(self) -> bool:
+        """Return whether the client has disconnected. Do not wait.
+
+        Starlette opens a cancel scope around `receive()`, which takes 50 µs under load. This method
+        runs `receive()` up to its first wait, and then closes it.
+        """
+        receiving = self._receive()
+        if not inspect.iscoroutine(receiving):
+            return await super().is_disconnected()
+        try:
+            receiving.send(None)
+        except StopIteration as received:
+            return bool(received.value["type"] == "http.disconnect")
+        receiving.close()
+        return False
+
+
+# ---- Parameters -----------------------------------------------------------------------------
+
+
+class _Parameter:
+    """A parameter of an endpoint, with what FastAPI has read from the signature."""
+
+    def __init__(self, location: str, field: ModelField) -> None:
+        self.name = field.name
+        self.key = field.alias
+        self.header = field.alias.lower().encode()
+        self.is_model = _is_model(field)
+        self.loc = (location,) if location == "body" or self.is_model else (location, field.alias)
+        self.default = UNSET if field.field_info.is_required() else field.get_default()
+        validator = field._type_adapter.validator
+        self.validate = validator.validate_json if location == "body" else validator.validate_python
+
+    def validate_into(self, value: Any, arguments: dict[str, Any], errors: list[dict[str, Any]]) -> None:
+        """Validate a value and add it to `arguments`, or add what is wrong with it to `errors`.
+
+        A body is passed as JSON in bytes. For UNSET the default is used.
+        """
+        if value is not UNSET:
+            try:
+                arguments[self.name] = self.validate(value)
+            except ValidationError as error:
+                items = error.errors(include_url=False, include_input=False)
+                errors += [{**item, "loc": (*self.loc, *item["loc"])} for item in items]
+        elif self.default is not UNSET:
+            arguments[self.name] = self.default
+        else:
+            errors.append({"type": "missing", "loc": self.loc, "msg": "Field required"})
+
+
 async def _read_body(scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
     """Return the body of a request.
 
-    Raises HTTPException 413 when it is too large, ClientDisconnect when the client goes away meanwhile,
-    and RequestValidationError when it is shorter than announced: a server drops the body of a request
-    that asks for an Upgrade, and what was to set a task must not toggle it then.
+    Raise HTTPException 413 if it is larger than MAX_BODY_SIZE, ClientDisconnect if the client
+    disconnects, and RequestValidationError if the body is incomplete. The server drops the body of a
+    request with `Upgrade`. Without this check, a PATCH that sets `completed` would then toggle it.
     """
     length = headers.get(b"content-length", b"0")
     chunked = b"transfer-encoding" in headers
@@ -227,7 +244,7 @@ async def _read_body(scope: Scope, receive: Receive, headers: dict[bytes, bytes]
         return b""
     if length.isdigit() and int(length) > MAX_BODY_SIZE:
         raise HTTPException(413, TOO_LARGE)
-    body, more = bytearray(), True  # no bytes, which would be copied with each of a million small pieces
+    body, more = bytearray(), True  # bytes would be copied for each chunk
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -243,15 +260,21 @@ async def _read_body(scope: Scope, receive: Receive, headers: dict[bytes, bytes]
 
 
 def _is_json(content_type: bytes) -> bool:
-    kind = content_type.partition(b";")[0].strip().lower()
-    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+    media_type = content_type.partition(b";")[0].strip().lower()
+    return media_type == b"application/json" or (
+        media_type.startswith(b"application/") and media_type.endswith(b"+json")
+    )
 
 
-def _query_values(query: bytes, lists: frozenset[str]) -> dict[str, Any]:
-    """Return the values of a query string by name. Raises RequestValidationError for one that is repeated."""
+def _query_values(query: bytes, repeatable: frozenset[str]) -> dict[str, Any]:
+    """Return the query parameters by name.
+
+    A parameter in `repeatable` has a list of values. Raise RequestValidationError if another one is
+    repeated.
+    """
     values: dict[str, Any] = {}
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if name in lists:
+        if name in repeatable:
             values.setdefault(name, []).append(value)
         elif name in values:
             msg = "Query parameter must not be repeated"
@@ -265,27 +288,27 @@ def _is_model(field: ModelField) -> bool:
     return isinstance(field.field_info.annotation, type) and issubclass(field.field_info.annotation, BaseModel)
 
 
-def _list_names(fields: list[ModelField]) -> frozenset[str]:
-    """Return the names of the query parameters that may be repeated."""
+def _repeatable_names(fields: list[ModelField]) -> frozenset[str]:
+    """Return the names of the parameters that may be repeated: those whose type contains a list."""
     types: dict[str, Any] = {}
     for field in fields:
-        kind: Any = field.field_info.annotation
+        annotation: Any = field.field_info.annotation
         if _is_model(field):
-            types |= {name: info.annotation for name, info in kind.model_fields.items()}
+            types |= {name: info.annotation for name, info in annotation.model_fields.items()}
         else:
-            types[field.alias] = kind
-    return frozenset(name for name, kind in types.items() if _has_list(kind))
+            types[field.alias] = annotation
+    return frozenset(name for name, annotation in types.items() if _contains_list(annotation))
 
 
-def _has_list(kind: Any) -> bool:
-    return get_origin(kind) is list or any(map(_has_list, get_args(kind)))
+def _contains_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list or any(map(_contains_list, get_args(annotation)))
 
 
-# ---- What is refused ------------------------------------------------------------------------
+# ---- Checks of declarations -----------------------------------------------------------------
 
 
-def _refuse_what_is_ignored(route: APIRoute) -> None:
-    """Raise TypeError when the declaration of an endpoint has something that `DirectRoute` would ignore."""
+def _reject_unsupported(route: APIRoute) -> None:
+    """Raise TypeError if the declaration of an endpoint has something that DirectRoute would ignore."""
     dependant, body = route.dependant, route.dependant.body_params
     headers = dependant.header_params
     ignored = {
@@ -294,7 +317,7 @@ def _refuse_what_is_ignored(route: APIRoute) -> None:
         "a form or a file": any(isinstance(field.field_info, params.Form) for field in body),
         "several bodies": len(body) > 1 or (body and route._embed_body_fields),
         "a model of headers": any(map(_is_model, headers)),
-        "a header that may be repeated": _list_names(headers),
+        "a header that may be repeated": _repeatable_names(headers),
         "BackgroundTasks": dependant.background_tasks_param_name,
         "a Response as a parameter": dependant.response_param_name,
         "SecurityScopes": dependant.security_scopes_param_name,
@@ -307,9 +330,9 @@ def _refuse_what_is_ignored(route: APIRoute) -> None:
         "a function without `async`": not inspect.iscoroutinefunction(route.endpoint),
         "a return value that is not a Response": not _returns_response(route.endpoint),
     }
-    for what, found in ignored.items():
-        if found:
-            raise TypeError(f"{route.name}: DirectRoute would ignore {what}; use an APIRouter for it")
+    for feature, used in ignored.items():
+        if used:
+            raise TypeError(f"{route.name}: DirectRoute would ignore {feature}; use an APIRouter for it")
 
 
 def _returns_response(endpoint: Callable[..., Any]) -> bool:
@@ -318,7 +341,7 @@ def _returns_response(endpoint: Callable[..., Any]) -> bool:
 
 
 def check_routes(app: FastAPI) -> None:
-    """Raise TypeError when an included router has something that `DirectRouter` would ignore."""
+    """Raise TypeError if an included router has something that DirectRouter would ignore."""
     for context in iter_route_contexts(app.routes):
         route = context.original_route
         if isinstance(route, DirectRoute):
@@ -327,10 +350,10 @@ def check_routes(app: FastAPI) -> None:
                 "max_body_size": context.max_body_size,
                 "prefix": context.path != route.path,
             }
-            for what, found in ignored.items():
-                if found:
-                    raise TypeError(f"{route.name}: DirectRouter would ignore the {what} of include_router()")
+            for option, used in ignored.items():
+                if used:
+                    raise TypeError(f"{route.name}: DirectRouter would ignore the {option} of include_router()")
     for included in app.routes:
         router = getattr(included, "original_router", None)
         if isinstance(router, DirectRouter) and not all(isinstance(route, DirectRoute) for route in router.routes):
-            raise TypeError("DirectRouter would ignore a route that is none of its endpoints")
+            raise TypeError("DirectRouter would ignore a route that is not a DirectRoute")

@@ -1,20 +1,23 @@
-"""What Alembic runs, for `create_tables` and for the `alembic` command: one transaction, one at a time."""
+"""The environment of Alembic, for `create_tables` and for the `alembic` command.
+
+All migrations run in one transaction, and only one process migrates at a time.
+"""
 
 from alembic import context
 from sqlalchemy import Connection, func, select, text
 from sqlmodel import SQLModel
 
 import models  # noqa: F401  # fills SQLModel.metadata
-from database import VERSION_TABLE, engine
+from database import VERSION_TABLE, migration_engine
 from settings import EMBEDDED_DATA, load_settings
 
-# Any number that no other program on this database takes. The lock ends with the transaction,
-# which a pooler keeps on one connection.
+# The key of the advisory lock; any number that no other application uses. The lock belongs to the
+# transaction and not to the session, so it also works behind a pooler with transaction pooling.
 LOCK = 7_461_736_115
 LOCK_TIMEOUT = 1  # seconds
 
-# The version table of 1.0.0 had the name that every application's has which uses Alembic. It is ours if it
-# stands beside our table, and nobody else's table has this check.
+# Version 1.0.0 used Alembic's default name for the version table. Such a table is ours if `tasks` is in
+# the same schema and has our check constraint.
 OLD_VERSION_TABLE = "alembic_version"
 OLD_VERSIONS = (["0001"], ["0002"])
 FIND_OLD = text("""
@@ -28,7 +31,7 @@ FIND_OWN = text("SELECT CAST(to_regclass(:name) AS text)")
 
 
 def carry_over(transaction: Connection) -> None:
-    """Give the version table of 1.0.0 its new name, where there is one and it is ours."""
+    """Rename the version table of 1.0.0, if there is one and it is ours."""
     if transaction.scalar(FIND_OWN, {"name": VERSION_TABLE}):
         return
     old = transaction.scalar(FIND_OLD, {"name": OLD_VERSION_TABLE})
@@ -37,9 +40,10 @@ def carry_over(transaction: Connection) -> None:
 
 
 def hand_back(transaction: Connection) -> None:
-    """Leave a schema that 1.0.0 knows as it knows it, unless another application has the name by now.
+    """Rename the version table back after a downgrade to a schema of 1.0.0.
 
-    Where there is no schema any more, no version table is left either.
+    It keeps its name if another application uses the old one. After a downgrade to `base` it is
+    dropped.
     """
     own = transaction.scalar(FIND_OWN, {"name": VERSION_TABLE})
     if not own:
@@ -52,7 +56,7 @@ def hand_back(transaction: Connection) -> None:
 
 
 def _versions(transaction: Connection, table: str) -> list[str]:
-    return list(transaction.scalars(text(f"SELECT version_num FROM {table}")))  # noqa: S608  # as the catalog says it
+    return list(transaction.scalars(text(f"SELECT version_num FROM {table}")))  # noqa: S608  # quoted by PostgreSQL
 
 
 def _rename(transaction: Connection, table: str, name: str, new_name: str) -> None:
@@ -61,7 +65,7 @@ def _rename(transaction: Connection, table: str, name: str, new_name: str) -> No
 
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
-    """Whether Alembic may look at it: the tables of others must never be in a migration."""
+    """Return whether Alembic compares this object. Tables of other applications are ignored."""
     return kind != "table" or name in SQLModel.metadata.tables
 
 
@@ -71,9 +75,10 @@ if not dsn:
 
     dsn = embedded.start(EMBEDDED_DATA)
 
-with engine(dsn).begin() as transaction:
+with migration_engine(dsn).begin() as transaction:
     transaction.execute(select(func.pg_advisory_xact_lock(LOCK)))
-    # Who waits for a table stops everybody behind it. Better to give up, and to try again later.
+    # While a migration waits for the lock of a table, all later statements on the table wait too.
+    # create_tables tries again later.
     transaction.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'"))
     carry_over(transaction)
     context.configure(

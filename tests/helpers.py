@@ -1,22 +1,25 @@
-"""Functions and values that several test files share."""
+"""Functions and values that several test files use."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg2
 
+from database import Database
 from tests.servers import HERE
 
 VERSION_TABLE = {"tasks_alembic_version", "tasks_alembic_version_pkc"}
 
-# Of each setting a value that is not its default.
+# For each setting a value that is not its default.
 OTHER_SETTINGS = {
     "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
     "DATABASE_POOL_SIZE": "1",
@@ -31,7 +34,7 @@ OTHER_SETTINGS = {
 
 
 def alembic(url: str, *arguments: str, folder: Path = HERE) -> subprocess.CompletedProcess[str]:
-    """Run Alembic as in `folder`, on the database at `url`."""
+    """Run the `alembic` command in `folder`, on the database at `url`."""
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=folder,
@@ -44,7 +47,7 @@ def alembic(url: str, *arguments: str, folder: Path = HERE) -> subprocess.Comple
 
 
 def schema_names(url: str) -> set[str]:
-    """Of everything that the schema `public` holds."""
+    """Return the names of all relations, constraints and enums in the schema `public`."""
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace "
@@ -54,17 +57,63 @@ def schema_names(url: str) -> set[str]:
         return {name for (name,) in cursor.fetchall()}
 
 
-def concurrently(number: int, ask: Callable[[int], Any]) -> list[Any]:
-    """Call `ask` so many times at once, with 0, 1, 2, ..., and return the answers."""
+def concurrently(number: int, send: Callable[[int], Any]) -> list[Any]:
+    """Call `send` with 0, 1, ..., `number` - 1 in one thread each, and return the responses in that order."""
     with ThreadPoolExecutor(number) as threads:
-        return list(threads.map(ask, range(number)))
+        return list(threads.map(send, range(number)))
 
 
-def eventually(status: int, ask: Callable[[], Any]) -> Any:
-    """Ask until the answer has this status, for at most ten seconds."""
+def eventually(status: int, send: Callable[[], Any]) -> Any:
+    """Call `send` until the response has this status, for at most ten seconds, and return that response."""
     for _ in range(200):
-        answer = ask()
-        if answer.status_code == status:
-            return answer
+        response = send()
+        if response.status_code == status:
+            return response
         time.sleep(0.05)
-    raise AssertionError(f"it stayed {answer.status_code}: {answer.text}")
+    raise AssertionError(f"the last response was {response.status_code}: {response.text}")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until the condition is true, for at most 20 seconds."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the condition did not become true")
+
+
+@asynccontextmanager
+async def open_pool(dsn: str, *, size: int = 3, timeout: float = 20, direct: bool = False) -> AsyncIterator[Database]:  # noqa: ASYNC109  # the pool's own option
+    """A pool that is closed when the test leaves it."""
+    database = Database(dsn, size=size, timeout=timeout, direct=direct)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def fetch_value(url: str, sql: str, *values: object) -> Any:
+    """Run `sql` on a connection outside of the pool, in autocommit mode. Return the first value, if there is one."""
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            row = cursor.fetchone() if cursor.description else None
+            return row and row[0]
+
+
+def with_application_name(url: str) -> tuple[str, str]:
+    """Return the URL with a new application name added, and that name."""
+    name = f"test-{uuid4()}"
+    return f"{url}{'&' if '?' in url else '?'}application_name={name}", name
+
+
+def sleeping_sessions(url: str, application_name: str) -> int:
+    """Return how many sessions with this application name run pg_sleep()."""
+    sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND wait_event = 'PgSleep'"
+    return int(fetch_value(url, sql, application_name))
+
+
+async def until_sleeping(url: str, application_name: str, number: int) -> None:
+    """Wait until at least `number` sessions with this application name run pg_sleep()."""
+    await until(lambda: sleeping_sessions(url, application_name) >= number)

@@ -1,4 +1,4 @@
-"""Servers that tests start for themselves, on loopback, and end by themselves."""
+"""Servers that tests start and stop, on the loopback interface."""
 
 import asyncio
 import os
@@ -25,14 +25,14 @@ ON_A_FREE_PORT = [sys.executable, "-m", "uvicorn", "main:app", *LIMITS, "--port"
 
 @dataclass
 class Service:
-    """A uvicorn with the service in it, in a process of its own."""
+    """A uvicorn process that runs the service."""
 
     process: subprocess.Popen[str]
     url: str = ""
     log: list[str] = field(default_factory=list)
 
     def stop(self) -> int:
-        """End it as a service manager would, and return its exit status."""
+        """Send SIGTERM, and return the exit status."""
         self.process.terminate()
         return self.process.wait(30)
 
@@ -41,7 +41,7 @@ class Service:
 def service(
     *options: str, folder: Path = HERE, command: Sequence[str] = ON_A_FREE_PORT, **environment: str
 ) -> Iterator[Service]:
-    """Start `uvicorn main:app` in `folder` on a free port, and wait until it takes requests."""
+    """Start `uvicorn main:app` in `folder` on a free port, and wait until it accepts requests."""
     process = subprocess.Popen(
         [*command, *options],
         cwd=folder,
@@ -82,7 +82,7 @@ def service(
 
 
 def wait_for(log: list[str], text: str, times: int = 1) -> None:
-    """Wait until so many lines of the log hold the text, for at most a minute."""
+    """Wait until `times` lines of the log contain the text, for at most a minute."""
     for _ in range(600):
         if sum(text in line for line in log) >= times:
             return
@@ -91,7 +91,7 @@ def wait_for(log: list[str], text: str, times: int = 1) -> None:
 
 
 def postgres_of(folder: Path) -> list[int]:
-    """The servers whose data is there."""
+    """Return the process ids of the embedded PostgreSQL servers with data in this folder."""
     return [
         process.pid
         for process in psutil.process_iter(["name", "cmdline"])
@@ -100,10 +100,10 @@ def postgres_of(folder: Path) -> list[int]:
 
 
 class Relay:
-    """A TCP port in front of a PostgreSQL, which can be made slow or to fall silent.
+    """A TCP proxy in front of PostgreSQL, which can be slow or drop all data.
 
-    What is sent takes `delay` seconds each way; set it before anything is under way. While
-    `silent`, whatever is sent vanishes.
+    Data is delayed by `delay` seconds in each direction; set it before the first connection. While
+    `silent` is true, data is dropped.
     """
 
     def __init__(self, dsn: str, *, delay: float = 0) -> None:
@@ -132,20 +132,20 @@ class Relay:
             writer.close()
 
     def dsn(self, host: str = "127.0.0.1") -> str:
-        """How to reach the PostgreSQL through this port."""
+        """Return the DSN of the PostgreSQL through this proxy."""
         names = ("user", "password", "dbname", "sslmode", "sslrootcert", "channel_binding")
         known = {"sslmode": "disable"} | {name: self._target[name] for name in names if name in self._target}
         return psycopg2.extensions.make_dsn(**known, host=host, port=self.port)
 
     def drop(self) -> None:
-        """Forget the connections that are open, as a router does with idle ones.
+        """Drop all data on the connections that are open, as a router does that has forgotten them.
 
-        Whatever is sent on them from now on vanishes, the end included. New ones pass.
+        The other side does not learn that they are closed either. New connections work.
         """
         self._drops += 1
 
     def cut(self) -> None:
-        """End the connections that are open; what is under way on them is lost. New ones pass."""
+        """Abort the connections that are open; data in transit is lost. New connections work."""
         self.drop()
         loop = self._server.get_loop()
         loop.call_soon_threadsafe(self._abort, self._writers.copy())
@@ -169,13 +169,13 @@ class Relay:
             return
         self._writers.append(upstream[1])
         for source, sink in ((reader, upstream[1]), (upstream[0], writer)):
-            task = asyncio.ensure_future(self._pass_on(source, sink))
+            task = asyncio.ensure_future(self._forward(source, sink))
             self._tasks.add(task)
 
-    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         loop, drops = asyncio.get_running_loop(), self._drops
 
-        def arrive(data: bytes) -> None:
+        def deliver(data: bytes) -> None:
             if drops == self._drops and not self.silent:
                 sink.write(data)
             if drops == self._drops and not data:
@@ -183,14 +183,14 @@ class Relay:
 
         try:
             while data := await source.read(65536):
-                loop.call_later(self.delay, arrive, data)
+                loop.call_later(self.delay, deliver, data)
         finally:
-            loop.call_later(self.delay, arrive, b"")
+            loop.call_later(self.delay, deliver, b"")
 
 
 @contextmanager
 def relaying(dsn: str, *, delay: float = 0) -> Iterator[Relay]:
-    """A relay with an event loop and a thread of its own, so that nothing in the test slows it."""
+    """A relay with its own event loop and thread, so that the test cannot slow it down."""
     relay = Relay(dsn, delay=delay)
     ready = threading.Event()
     loop = asyncio.new_event_loop()
@@ -213,21 +213,21 @@ def relaying(dsn: str, *, delay: float = 0) -> Iterator[Relay]:
 
 
 async def load(url: str, requests: list[tuple[str, str, bytes]], *, connections: int) -> list[int]:
-    """Send the requests (method, path, body) over so many connections at once; return each status."""
-    waiting = iter(requests)
+    """Send the requests (method, path, body) over `connections` connections at once; return the statuses."""
+    remaining = iter(requests)
     host, port = url.removeprefix("http://").split(":")
 
     async def client() -> list[int]:
         reader, writer = await asyncio.open_connection(host, int(port))
-        seen = []
-        for method, path, body in waiting:
+        statuses = []
+        for method, path, body in remaining:
             head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            if length := re.search(r"content-length: (\d+)", answer):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            if length := re.search(r"content-length: (\d+)", head):
                 await reader.readexactly(int(length[1]))
-            seen.append(int(answer.split()[1]))
+            statuses.append(int(head.split()[1]))
         writer.close()
-        return seen
+        return statuses
 
     return sum(await asyncio.gather(*(client() for _ in range(connections))), [])  # noqa: RUF017

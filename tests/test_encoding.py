@@ -1,4 +1,4 @@
-"""Text of every language: the database must hold it, and the way to the database must not change it."""
+"""Text in every language is stored and returned unchanged."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from database import Database, create_tables, engine
+from database import Database, create_tables, migration_engine
 from main import create_app
 from queries import Statement
 from settings import Settings
@@ -28,8 +28,8 @@ ENCODING = Statement[bytes]("SELECT current_setting('client_encoding')")
 
 
 @contextmanager
-def database(server: str, options: str) -> Iterator[str]:
-    """Make a database with these options of CREATE DATABASE, and return its URL."""
+def new_database(server: str, options: str) -> Iterator[str]:
+    """Create a database with these options of CREATE DATABASE, and return its URL."""
     name = f"test_{uuid4().hex}"
     with closing(psycopg2.connect(server)) as connection:
         connection.autocommit = True
@@ -40,48 +40,48 @@ def database(server: str, options: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "KOI8R", "EUC_JP"])
-def test_a_database_that_cannot_hold_every_text_is_refused(database_url: str, encoding: str) -> None:
-    with database(database_url, f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
+def test_a_database_in_another_encoding_is_rejected(database_url: str, encoding: str) -> None:
+    with new_database(database_url, f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
         with pytest.raises(SystemExit, match=rf"^The database has encoding {encoding}, .* UTF8: [^.]*\.$"):
             create_tables(url)
         assert schema_names(url) == set()
 
 
-def test_the_refusal_of_an_encoding_is_one_sentence_in_the_log(database_url: str) -> None:
-    with database(database_url, "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
+def test_a_rejected_encoding_is_one_line_in_the_log(database_url: str) -> None:
+    with new_database(database_url, "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
         command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"]
-        ended = subprocess.run(
+        process = subprocess.run(
             command, cwd=HERE, env=os.environ | {"DATABASE_URL": url}, capture_output=True, text=True, timeout=60,
             check=False,
         )  # fmt: skip
-    assert ended.returncode != 0
-    assert sum("encoding SQL_ASCII" in line for line in ended.stderr.splitlines()) == 1
-    assert "Traceback" not in ended.stderr
+    assert process.returncode != 0
+    assert sum("encoding SQL_ASCII" in line for line in process.stderr.splitlines()) == 1
+    assert "Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize(("locale", "warnings"), [("C", 1), ("C.UTF-8", 0)])
-def test_a_database_that_knows_english_letters_only_is_warned_of_in_one_line(
+def test_a_locale_with_english_letters_only_logs_one_warning(
     database_url: str, caplog: pytest.LogCaptureFixture, locale: str, warnings: int
 ) -> None:
     with (
-        database(database_url, f"ENCODING 'UTF8' LC_COLLATE '{locale}' LC_CTYPE '{locale}'") as url,
+        new_database(database_url, f"ENCODING 'UTF8' LC_COLLATE '{locale}' LC_CTYPE '{locale}'") as url,
         caplog.at_level(logging.WARNING, "tasks"),
     ):
-        for _ in range(2):  # with the tables still to be made, and with them there
+        for _ in range(2):  # once without tables and once with them
             caplog.clear()
             create_tables(url)
-            said = [record.getMessage() for record in caplog.records if record.name == "tasks"]
-            assert len(said) == warnings
-            assert all("lower('Ä')" in line and "\n" not in line for line in said)
+            messages = [record.getMessage() for record in caplog.records if record.name == "tasks"]
+            assert len(messages) == warnings
+            assert all("lower('Ä')" in message and "\n" not in message for message in messages)
 
 
-@pytest.fixture(params=["address", "address's options", "PGCLIENTENCODING", "PGOPTIONS", "role"])
+@pytest.fixture(params=["DSN", "DSN's options", "PGCLIENTENCODING", "PGOPTIONS", "role"])
 def url_with_latin1(
     request: pytest.FixtureRequest, empty_database: str, pooled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """The URL of a database on the way to which something asks for LATIN1."""
+    """The URL of a database for which the DSN, the environment or the role sets LATIN1."""
     options = "-c client_encoding=LATIN1"
-    if request.param == "address":
+    if request.param == "DSN":
         return f"{empty_database}&client_encoding=LATIN1"
     if request.param == "role":
         with closing(psycopg2.connect(empty_database)) as connection, connection.cursor() as cursor:
@@ -90,16 +90,14 @@ def url_with_latin1(
             connection.commit()
         return empty_database
     if "PTIONS" in request.param.upper() and pooled:
-        pytest.skip("a pooler takes no options")
-    if request.param == "address's options":
+        pytest.skip("a pooler does not accept options")
+    if request.param == "DSN's options":
         return f"{empty_database}&options={quote(options)}"
     monkeypatch.setenv(request.param, options if request.param == "PGOPTIONS" else "LATIN1")
     return empty_database
 
 
-def test_an_encoding_that_is_asked_for_on_the_way_does_not_change_a_text(
-    url_with_latin1: str, settings: Settings, url: str
-) -> None:
+def test_another_client_encoding_does_not_change_text(url_with_latin1: str, settings: Settings, url: str) -> None:
     app = create_app(settings.model_copy(update={"database_url": SecretStr(url_with_latin1)}))
     with TestClient(app) as client:
         created = client.post(url, json={"title": TEXT})
@@ -108,13 +106,13 @@ def test_an_encoding_that_is_asked_for_on_the_way_does_not_change_a_text(
         assert [task["title"] for task in client.get(url, params={"q": "€"}).json()] == [TEXT]
 
 
-def test_every_connection_to_the_database_speaks_utf8(url_with_latin1: str) -> None:
-    async def of_the_pool() -> bytes:
+def test_all_connections_to_the_database_use_utf8(url_with_latin1: str) -> None:
+    async def pool_encoding() -> bytes:
         pool = Database(url_with_latin1, size=1, timeout=20)
         [(encoding,)] = await pool.fetch(ENCODING.bind())
         await pool.close()
         return encoding
 
-    assert asyncio.run(of_the_pool()) == b"UTF8"
-    with engine(url_with_latin1).connect() as link:
-        assert link.scalar(text(ENCODING.sql)) == "UTF8"
+    assert asyncio.run(pool_encoding()) == b"UTF8"
+    with migration_engine(url_with_latin1).connect() as connection:
+        assert connection.scalar(text(ENCODING.sql)) == "UTF8"

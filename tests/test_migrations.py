@@ -1,4 +1,4 @@
-"""The schema: made at start-up, the same as the models say."""
+"""The schema that migrations create at start-up."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,8 @@ from tests.helpers import VERSION_TABLE, alembic, schema_names
 
 def test_models_and_migrations_agree(empty_database: str) -> None:
     create_tables(empty_database)
-    checked = alembic(empty_database, "check")
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    check = alembic(empty_database, "check")
+    assert check.returncode == 0, check.stdout + check.stderr
 
 
 def test_the_newest_schema_has_the_names_of_the_models(empty_database: str) -> None:
@@ -34,21 +34,21 @@ def test_the_newest_schema_has_the_names_of_the_models(empty_database: str) -> N
     }
 
 
-def test_the_number_of_a_migration_is_its_revision_and_the_highest_is_the_newest() -> None:
+def test_a_migration_file_starts_with_its_revision_number() -> None:
     script = ScriptDirectory(str(MIGRATIONS))
     revisions = {Path(revision.path).stem.partition("_")[0]: revision.revision for revision in script.walk_revisions()}
     assert all(number == revision for number, revision in revisions.items())
     assert script.get_heads() == [max(revisions)]
 
 
-def test_a_second_start_changes_nothing_in_the_schema(empty_database: str) -> None:
+def test_a_second_start_does_not_change_the_schema(empty_database: str) -> None:
     create_tables(empty_database)
     before = schema_names(empty_database)
     create_tables(empty_database)
     assert schema_names(empty_database) == before
 
 
-def test_a_start_waits_for_another_that_migrates(empty_database: str) -> None:
+def test_a_start_waits_while_another_process_migrates(empty_database: str) -> None:
     create_tables(empty_database)
     assert alembic(empty_database, "downgrade", "base").returncode == 0
     with (
@@ -69,13 +69,13 @@ def test_a_start_waits_for_another_that_migrates(empty_database: str) -> None:
                     break
                 time.sleep(0.1)
             else:
-                raise AssertionError("it never waited")
+                raise AssertionError("it did not wait for the lock")
         assert not started.done()
         other.rollback()
         started.result(20)
 
 
-def test_downgrading_leaves_nothing_and_upgrading_brings_it_back(empty_database: str) -> None:
+def test_downgrade_removes_the_schema_and_upgrade_restores_it(empty_database: str) -> None:
     create_tables(empty_database)
     before = schema_names(empty_database)
     assert alembic(empty_database, "downgrade", "base").returncode == 0
@@ -95,8 +95,8 @@ def test_downgrading_leaves_nothing_and_upgrading_brings_it_back(empty_database:
         "('u', gen_random_uuid(), 't', false, now())",
     ],
 )
-@pytest.mark.usefixtures("client")  # whose app has made the table
-def test_the_table_itself_refuses_what_the_contract_excludes(database_url: str, values: str) -> None:
+@pytest.mark.usefixtures("client")  # its app creates the table
+def test_check_constraints_reject_invalid_rows(database_url: str, values: str) -> None:
     insert = f"INSERT INTO tasks (user_id, id, title, completed, completed_at) VALUES {values}"  # noqa: S608
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         with pytest.raises(psycopg2.errors.CheckViolation):

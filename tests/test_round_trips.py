@@ -1,4 +1,4 @@
-"""One request is one SQL statement, read off PostgreSQL's own log."""
+"""Each request sends one SQL statement, according to PostgreSQL's log."""
 
 import os
 import re
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the log of the embedded
 
 
 class Log:
-    """The statements that this client's connections have sent."""
+    """The log of the statements that the service has sent, found by its application name."""
 
     def __init__(self, url: str, file: Path) -> None:
         self.url = url
@@ -31,16 +31,16 @@ class Log:
         self.start = 0
 
     def statements(self) -> list[str]:
-        """Those since the last call."""
+        """Return the logged statements since the last call."""
         text = self.file.read_text()[self.start :]
         self.start += len(text)
-        return [line for line in text.splitlines() if line.startswith("counted|LOG:  statement: ")]
+        return [line for line in text.splitlines() if line.startswith("service|LOG:  statement: ")]
 
     def drop_connections(self) -> None:
-        """Close all of them, as a database does that goes to sleep."""
+        """Terminate all connections of the service, as a serverless database does when it suspends."""
         with closing(psycopg2.connect(self.url)) as connection, connection.cursor() as cursor:
             cursor.execute(
-                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'counted'"
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'service'"
             )
             assert cursor.fetchall() == [(True,)]
 
@@ -60,8 +60,8 @@ def log(new_folder: Path) -> Iterator[Log]:
 
 
 @pytest.fixture(scope="module")
-def counted(log: Log, settings: Settings) -> Iterator[TestClient]:
-    url = SecretStr(f"{log.url}&application_name=counted")
+def logged_client(log: Log, settings: Settings) -> Iterator[TestClient]:
+    url = SecretStr(f"{log.url}&application_name=service")
     with TestClient(create_app(settings.model_copy(update={"database_url": url}))) as client:
         yield client
 
@@ -74,11 +74,11 @@ ALL_FILTERS = (
 )
 
 
-def test_all_filters_are_counted_here() -> None:
+def test_the_tests_below_use_all_filters() -> None:
     assert {name for name, _ in parse_qsl(ALL_FILTERS)} == set(Filters.model_fields)
 
 
-@pytest.mark.parametrize("idle", [False, True], ids=["warm", "after all connections were closed"])
+@pytest.mark.parametrize("closed", [False, True], ids=["open connection", "all connections closed"])
 @pytest.mark.parametrize(
     ("method", "suffix", "body", "status"),
     [
@@ -103,20 +103,20 @@ def test_all_filters_are_counted_here() -> None:
         ("DELETE", f"/{MISSING_ID}", None, 404),
     ],
 )
-def test_each_request_is_one_statement(
-    counted: TestClient, log: Log, url: str, method: str, suffix: str, body: object, status: int, idle: bool
+def test_each_request_sends_one_statement(
+    logged_client: TestClient, log: Log, url: str, method: str, suffix: str, body: object, status: int, closed: bool
 ) -> None:
-    task = counted.post(url, json=TASK).json()
-    counted.post(url, json=TASK)
-    if idle:
+    task = logged_client.post(url, json=TASK).json()
+    logged_client.post(url, json=TASK)
+    if closed:
         log.drop_connections()
     log.statements()
-    answer = counted.request(method, url + suffix.format(id=task["id"]), json=body)
-    assert answer.status_code == status
+    response = logged_client.request(method, url + suffix.format(id=task["id"]), json=body)
+    assert response.status_code == status
     statements = log.statements()
     assert len(statements) == 1, statements
     assert re.match(
-        r"counted\|LOG:  statement: (SET statement_timeout = \d+00; )?(PREPARE (\w+) .*|EXECUTE|SELECT|WITH) ",
+        r"service\|LOG:  statement: (SET statement_timeout = \d+00; )?(PREPARE (\w+) .*|EXECUTE|SELECT|WITH) ",
         statements[0],
     )
 
@@ -143,8 +143,8 @@ def test_each_request_is_one_statement(
         ("POST", "", {"title": "other"}, {"Idempotency-Key": "sent-before"}, 422),
     ],
 )
-def test_safe_writing_costs_no_statement_more(
-    counted: TestClient,
+def test_conditional_and_idempotent_requests_send_one_statement(
+    logged_client: TestClient,
     log: Log,
     url: str,
     method: str,
@@ -153,32 +153,32 @@ def test_safe_writing_costs_no_statement_more(
     headers: dict[str, str],
     status: int,
 ) -> None:
-    task = counted.post(url, json=TASK, headers={"Idempotency-Key": "sent-before"})
+    task = logged_client.post(url, json=TASK, headers={"Idempotency-Key": "sent-before"})
     headers = {name: value.replace("{etag}", task.headers["etag"]) for name, value in headers.items()}
     log.statements()
-    answer = counted.request(method, url + suffix.format(id=task.json()["id"]), json=body, headers=headers)
-    assert answer.status_code == status
+    response = logged_client.request(method, url + suffix.format(id=task.json()["id"]), json=body, headers=headers)
+    assert response.status_code == status
     assert len(log.statements()) == 1
 
 
-def test_the_summary_is_one_statement(counted: TestClient, log: Log, user: str) -> None:
-    counted.get("/health/ready")
+def test_the_summary_sends_one_statement(logged_client: TestClient, log: Log, user: str) -> None:
+    logged_client.get("/health/ready")
     log.statements()
-    assert counted.get(f"/api/{user}").status_code == 200
+    assert logged_client.get(f"/api/{user}").status_code == 200
     assert len(log.statements()) == 1
 
 
 @pytest.mark.parametrize("sort", get_args(Sort))
-def test_the_next_page_is_one_statement(counted: TestClient, log: Log, url: str, sort: str) -> None:
+def test_the_next_page_sends_one_statement(logged_client: TestClient, log: Log, url: str, sort: str) -> None:
     for _ in range(3):
-        counted.post(url, json=TASK)
-    following = local(counted.get(f"{url}?limit=2&total=true&sort={sort}").links["next"]["url"])
+        logged_client.post(url, json=TASK)
+    next_page = local(logged_client.get(f"{url}?limit=2&total=true&sort={sort}").links["next"]["url"])
     log.statements()
-    assert len(counted.get(following).json()) == 1
+    assert len(logged_client.get(next_page).json()) == 1
     assert len(log.statements()) == 1
 
 
-def test_a_statement_holds_only_the_conditions_that_were_given(counted: TestClient, log: Log, url: str) -> None:
+def test_a_statement_contains_only_the_requested_filters(logged_client: TestClient, log: Log, url: str) -> None:
     conditions = {
         "completed=true": "tasks.completed = ",
         "priority=low": "tasks.priority = ANY",
@@ -189,27 +189,27 @@ def test_a_statement_holds_only_the_conditions_that_were_given(counted: TestClie
         "updated_after=2030-01-01T00:00:00Z": "tasks.updated_at >",
         "total=true": "count(*)",
     }
-    counted.get(url)
-    for given in ["", *conditions]:
+    logged_client.get(url)
+    for requested in ["", *conditions]:
         log.statements()
         start = log.start
-        assert counted.get(f"{url}?{given}").status_code == 200
+        assert logged_client.get(f"{url}?{requested}").status_code == 200
         sql = log.file.read_text()[start:]
         for query, condition in conditions.items():
-            assert (condition in sql) is (query == given), (given, condition)
+            assert (condition in sql) is (query == requested), (requested, condition)
 
 
-def test_readiness_is_one_statement_and_health_is_none(counted: TestClient, log: Log) -> None:
-    counted.get("/health/ready")
+def test_readiness_sends_one_statement_and_health_sends_none(logged_client: TestClient, log: Log) -> None:
+    logged_client.get("/health/ready")
     log.statements()
-    counted.get("/health/ready")
+    logged_client.get("/health/ready")
     assert len(log.statements()) == 1
-    counted.get("/health")
+    logged_client.get("/health")
     assert log.statements() == []
 
 
-def test_input_that_is_refused_never_reaches_the_database(counted: TestClient, log: Log, url: str) -> None:
+def test_invalid_input_sends_no_statement(logged_client: TestClient, log: Log, url: str) -> None:
     log.statements()
-    assert counted.post(url, json={"title": ""}).status_code == 422
-    assert counted.get(f"{url}?limit=0").status_code == 422
+    assert logged_client.post(url, json={"title": ""}).status_code == 422
+    assert logged_client.get(f"{url}?limit=0").status_code == 422
     assert log.statements() == []

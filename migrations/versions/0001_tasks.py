@@ -1,4 +1,4 @@
-"""The table of tasks."""
+"""Create the table of tasks."""
 
 import sqlalchemy as sa
 from alembic import op

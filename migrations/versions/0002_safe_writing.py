@@ -1,4 +1,4 @@
-"""What ETag and Idempotency-Key need."""
+"""Add the columns for ETag and Idempotency-Key."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision: str | None = "0001"
 
 
 def upgrade() -> None:
-    # Neither rewrites the table: the default is a constant, which PostgreSQL keeps beside it.
+    # PostgreSQL does not rewrite the table for a nullable column or a constant default.
     op.add_column("tasks", sa.Column("version", sa.BigInteger, nullable=False, server_default=sa.text("1")))
     op.add_column("tasks", sa.Column("fingerprint", sa.Uuid))
 

@@ -1,4 +1,4 @@
-"""From here on the version has a table of its own name: see migrations/env.py, which renames it."""
+"""Use a version table with a name of its own. migrations/env.py renames it."""
 
 revision: str = "0003"
 down_revision: str | None = "0002"
