@@ -1,4 +1,4 @@
-"""What README.md and docs/front-ends.md show to copy is run, as it stands there, against the service."""
+"""The code in README.md and docs/front-ends.md runs against the service as it is shown."""
 
 import json
 import os
@@ -23,14 +23,14 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (HERE / "README.md").read_text()
 FRONT_ENDS = (HERE / "docs/front-ends.md").read_text()
 
-# While the page has read the task and not yet saved it, somebody else is faster.
+# Somebody else changes the task after the page has read it and before the page saves it.
 FASTER = """
 const fetched = fetch
 globalThis.fetch = async (url, options) => {
-  const answer = await fetched(url, options)
+  const response = await fetched(url, options)
   const one = !options && !url.endsWith('/tasks')
   if (one) await fetched(url, {method: 'PATCH', headers: {'Content-Type': 'application/json'}, body: '{"order": 1}'})
-  return answer
+  return response
 }
 """
 
@@ -48,17 +48,17 @@ server.listen(0, '127.0.0.1', async () => {
     if (!request.url.startsWith('/api/auth/')) return response.end()
     const { method, headers } = request
     const body = method === 'POST' ? await text(request) : undefined
-    const answer = await route[method](new Request(origin + request.url, { method, headers, body }))
-    response.writeHead(answer.status, [...answer.headers].flat())
-    response.end(await answer.text())
+    const result = await route[method](new Request(origin + request.url, { method, headers, body }))
+    response.writeHead(result.status, [...result.headers].flat())
+    response.end(await result.text())
   })
   console.log(`READY ${origin}`)
 })
 """
 SIGN_UP = """async person => {
   const headers = {'Content-Type': 'application/json'}
-  const answer = await fetch('/api/auth/sign-up/email', {method: 'POST', headers, body: JSON.stringify(person)})
-  if (!answer.ok) throw new Error(await answer.text())
+  const response = await fetch('/api/auth/sign-up/email', {method: 'POST', headers, body: JSON.stringify(person)})
+  if (!response.ok) throw new Error(await response.text())
 }"""
 
 Tasks = Callable[[], list[dict[str, Any]]]
@@ -66,13 +66,13 @@ Here = Callable[[str], str]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The blocks of code in that language, in order."""
+    """Return the blocks of code in that language, in order."""
     return [text for kind, text in BLOCK.findall(page) if kind == language]
 
 
 @pytest.fixture
 def here(api: Service, person: str) -> Here:
-    """Puts the started service into some code, and the person into the place of alice."""
+    """Return a function that puts the address of the started service, and the person for alice, into code."""
 
     def here(code: str) -> str:
         assert "http://127.0.0.1:8000" in code
@@ -84,14 +84,14 @@ def here(api: Service, person: str) -> Here:
 
 @pytest.fixture
 def program(here: Here) -> str:
-    """What README shows for a page, as one program: what comes first is used below it."""
+    """Return the JavaScript of README as one program, as the second block uses variables of the first."""
     shown = blocks(README, "js")
     assert len(shown) == 2
     return here("\n".join(shown))
 
 
 def node(program: str, folder: Path) -> str:
-    """Run a module, and return what it says."""
+    """Run a module, and return what it prints."""
     file = folder / "program.mjs"
     file.write_text(program)
     done = subprocess.run(["node", file], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
@@ -99,50 +99,37 @@ def node(program: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_shell_creates_a_task_and_lists_it(here: Here, tasks: Tasks) -> None:
-    (commands,) = [block for block in blocks(README, "sh") if "curl" in block]
-    done = subprocess.run(
-        ["bash", "-euc", here(commands).replace("curl ", "curl -sS ")], capture_output=True, text=True, check=True
-    )
-    [task] = tasks()
-    assert (task["title"], task["priority"], task["due_date"]) == ("Buy milk", "high", "2026-12-24T17:00:00.000000Z")
-    created, end = json.JSONDecoder().raw_decode(done.stdout)
-    assert created == task
-    assert json.loads(done.stdout[end:]) == [task]
-    assert done.stderr == ""
-
-
-def test_the_page_creates_a_task_completes_it_and_changes_its_title(program: str, tmp_path: Path, tasks: Tasks) -> None:
-    said = node(f"globalThis.alert = text => {{ throw new Error(text) }}\n{program}", tmp_path)
+def test_the_page_creates_completes_and_renames_a_task(program: str, tmp_path: Path, tasks: Tasks) -> None:
+    output = node(f"globalThis.alert = text => {{ throw new Error(text) }}\n{program}", tmp_path)
     [task] = tasks()
     assert (task["title"], task["tags"], task["completed"]) == ("Buy oat milk", ["home"], True)
-    assert f"id: '{task['id']}'" in said
-    assert "completed: true" in said
+    assert f"id: '{task['id']}'" in output
+    assert "completed: true" in output
 
 
-def test_the_page_says_so_when_somebody_else_was_faster(program: str, tmp_path: Path, tasks: Tasks) -> None:
-    said = node(f"globalThis.alert = text => console.log(text)\n{FASTER}\n{program}", tmp_path)
-    assert said.endswith("\nThis task has been changed elsewhere.\n")
+def test_the_page_reports_a_change_by_somebody_else(program: str, tmp_path: Path, tasks: Tasks) -> None:
+    output = node(f"globalThis.alert = text => console.log(text)\n{FASTER}\n{program}", tmp_path)
+    assert output.endswith("\nThis task has been changed elsewhere.\n")
     assert [(task["title"], task["order"]) for task in tasks()] == [("Buy milk", 1)]
 
 
-def test_the_page_does_the_same_in_a_browser_on_another_origin(
+def test_the_page_works_in_a_browser_on_another_origin(
     program: str, context: BrowserContext, origin: str, tasks: Tasks
 ) -> None:
     page = context.new_page()
     page.goto(origin)
-    said: list[str] = []
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    messages: list[str] = []
+    page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
     page.evaluate(f"async () => {{ {program} }}")
     assert [task["title"] for task in tasks()] == ["Buy oat milk"]
-    assert said == []
+    assert messages == []
     page.evaluate(f"async () => {{ {FASTER} {program} }}")
-    assert said == ["This task has been changed elsewhere."]
+    assert messages == ["This task has been changed elsewhere."]
 
 
 @contextmanager
 def first_line(command: list[str], folder: Path, **environment: str) -> Iterator[str]:
-    """Run a program while the test does; yield the first line that it prints."""
+    """Run a program until the caller is done; yield the first line that it prints."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BETTER_AUTH")}
     process = subprocess.Popen(
         command,
@@ -160,7 +147,7 @@ def first_line(command: list[str], folder: Path, **environment: str) -> Iterator
             process.terminate()
 
 
-def test_the_examples_are_served_by_the_command() -> None:
+def test_the_shown_command_serves_the_examples() -> None:
     ((command, path),) = re.findall(
         r"^(python3 -m http\.server 3000 .*?) +# then http://localhost:3000(\S*)$", README, re.M
     )
@@ -176,32 +163,32 @@ def test_the_examples_are_served_by_the_command() -> None:
 
 @pytest.fixture
 def nextjs(tmp_path: Path) -> Iterator[str]:
-    """The origin of a server that does with README's two files what Next.js does with them."""
+    """Start a server that uses the two files of README as Next.js does, and yield its origin."""
     lib, route, _ = blocks(README, "ts")
     (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
     (tmp_path / "auth.ts").write_text(lib)
     (tmp_path / "route.mjs").write_text(route.replace("@/lib/auth", "./auth.mjs"))
     (tmp_path / "server.mjs").write_text(NEXTJS)
-    theirs = {"NODE_ENV": "test", "BETTER_AUTH_SECRET": uuid4().hex, "BETTER_AUTH_TELEMETRY": "0"}
-    with first_line(["node", "server.mjs"], tmp_path, **theirs) as line:
+    environment = {"NODE_ENV": "test", "BETTER_AUTH_SECRET": uuid4().hex, "BETTER_AUTH_TELEMETRY": "0"}
+    with first_line(["node", "server.mjs"], tmp_path, **environment) as line:
         assert line.startswith("READY "), line
         yield line.split()[1]
 
 
-def test_who_has_signed_in_with_better_auth_is_let_in(nextjs: str, database_url: str, context: BrowserContext) -> None:
+def test_a_user_of_better_auth_can_read_their_tasks(nextjs: str, database_url: str, context: BrowserContext) -> None:
     lib, _, shown = blocks(README, "ts")
     (env,) = [block for block in blocks(README, "sh") if block.startswith("# .env.local")]
-    theirs = re.findall("http://localhost:[0-9]+", lib)[0]
-    given = dict(line.split("=", 1) for line in env.replace(theirs, nextjs).splitlines()[1:])
+    shown_origin = re.findall("http://localhost:[0-9]+", lib)[0]
+    settings = dict(line.split("=", 1) for line in env.replace(shown_origin, nextjs).splitlines()[1:])
     somebody, token = sign_up(nextjs)
-    with service(DATABASE_URL=database_url, CORS_ORIGINS=nextjs, **given) as api:
-        eventually(200, lambda: httpx2.get(f"{api.url}/api/{somebody}", headers=token))  # it has the keys
+    with service(DATABASE_URL=database_url, CORS_ORIGINS=nextjs, **settings) as api:
+        eventually(200, lambda: httpx2.get(f"{api.url}/api/{somebody}", headers=token))  # until the keys are fetched
         page = context.new_page()
         page.goto(nextjs)
         page.evaluate(SIGN_UP, {"name": "Ann", "email": f"{uuid4()}@example.com", "password": "correct horse 1"})
         shown = shown.replace("http://127.0.0.1:8000", api.url)
         assert api.url in shown
-        found = page.evaluate(f"async () => {{ {shown}; return [user.id, answer.status, await answer.json()] }}")
+        found = page.evaluate(f"async () => {{ {shown}; return [user.id, response.status, await response.json()] }}")
         assert found[1:] == [200, []]
         assert httpx2.get(f"{api.url}/api/{found[0]}/tasks").status_code == 401
 
@@ -209,8 +196,8 @@ def test_who_has_signed_in_with_better_auth_is_let_in(nextjs: str, database_url:
 # ---- docs/front-ends.md ---------------------------------------------------------------------
 
 
-def test_the_generated_client_is_made_and_used_as_shown(here: Here, tmp_path: Path, tasks: Tasks) -> None:
-    (command,) = blocks(FRONT_ENDS, "sh")
+def test_the_typescript_client_is_generated_and_used_as_shown(here: Here, tmp_path: Path, tasks: Tasks) -> None:
+    (command,) = [block for block in blocks(FRONT_ENDS, "sh") if "openapi-typescript" in block]
     (program,) = blocks(FRONT_ENDS, "ts")
     (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
     (tmp_path / "package.json").write_text('{"type": "module"}')
@@ -228,7 +215,7 @@ def test_the_generated_client_is_made_and_used_as_shown(here: Here, tmp_path: Pa
     assert [task["title"] for task in tasks()] == ["Buy milk"]
 
 
-# What the block takes from ra-data-json-server: one record by its id.
+# What the block uses of ra-data-json-server: one record by its id.
 REST = """
 const jsonServerProvider = url => ({
   getOne: async (resource, { id }) => ({ data: await (await fetch(`${url}/${resource}/${id}`)).json() }),
@@ -250,7 +237,7 @@ console.log(JSON.stringify([
 """
 
 
-def test_the_lists_for_react_admin_come_page_by_page(
+def test_react_admin_lists_tasks_page_by_page(
     api: Service, person: str, make: Callable[..., object], tmp_path: Path
 ) -> None:
     (shown,) = blocks(FRONT_ENDS, "js")
@@ -262,5 +249,5 @@ def test_the_lists_for_react_admin_come_page_by_page(
         [["Drink milk"], 3, {"hasNextPage": False, "hasPreviousPage": True}],
         ["Drink milk", "Buy milk"],
         ["Drink milk", "Buy eggs"],
-        "The pages come one after the other.",
+        "Open the pages one after the other.",
     ]
