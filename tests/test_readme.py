@@ -91,7 +91,7 @@ def test_the_pages_of_the_api_documentation_exist(client: TestClient) -> None:
     assert [client.get(path).status_code for path in (docs, *others)] == [200, 200, 200]
 
 
-def test_the_fields_of_a_task_are_in_the_order_of_responses() -> None:
+def test_the_fields_of_a_task_are_in_response_order() -> None:
     rows = table(section("Endpoints").partition("\nA task:\n")[2])
     assert [name for names, *_ in rows for name in words(names)] == list(schemas.Task.model_fields)
 
