@@ -378,7 +378,7 @@ def test_make_run_serves_with_its_own_database_until_a_signal(checkout: Path, si
 
 
 def test_the_tour_begins_with_names_that_exist() -> None:
-    steps = re.findall(r"^\d\. `([\w/.]+)`:(.*?)(?=^\d\. |\n\n)", section("A tour of the code"), re.M | re.DOTALL)
+    steps = re.findall(r"^\d\. `([\w/.]+)`:(.*?)(?=^\d\. |\n\n)", section("Code tour"), re.M | re.DOTALL)
     assert [file for file, _ in steps] == ["main.py", "routes/tasks.py", "schemas.py", "queries.py", "models.py"]
     for file, text in steps:
         defined = {
