@@ -1,4 +1,4 @@
-# Python packages go into .venv, which is made when it is not there.
+# Python packages are installed into .venv, which is created when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -7,22 +7,22 @@ BIN := .venv/bin
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app --http protocol:LimitedHttp
 
-test: .venv/dev  ## Run all tests, in parallel, against a PostgreSQL of their own
+test: .venv/dev  ## Run all tests but the three below, in parallel, against a PostgreSQL of their own
 	$(BIN)/pytest -n auto
 
 EXAMPLES ?= 400
-fuzz: .venv/dev  ## Hold the service against its openapi.json; EXAMPLES=4000 takes ten times as long, SEEDS='1 11' repeats
+fuzz: .venv/dev  ## Send generated requests and compare with openapi.json; EXAMPLES=4000 runs longer, SEEDS='1 11' repeats
 	$(BIN)/python -m tests.fuzz $(EXAMPLES) $(SEEDS)
 
-test-clients: .venv/dev  ## Run the tests with real clients, which need Node and Chromium
+test-clients: .venv/dev  ## Run the tests with real clients; needs Node and Chromium
 	tests/clients/install.sh
 	$(BIN)/pytest tests/clients -n auto
 
-screenshot: .venv/dev  ## Take the picture in the README anew
+screenshot: .venv/dev  ## Take the picture in the README again
 	tests/clients/install.sh
 	SCREENSHOT=docs/todo.png $(BIN)/pytest tests/clients -k picture_in_the_readme
 
-test-faults: .venv/dev  ## Run the tests of what production does, which need servers of Debian's
+test-faults: .venv/dev  ## Run the tests of failures and deployment; installs Debian packages
 	tests/faults/install.sh
 	$(BIN)/pytest tests/faults -p no:randomly
 
@@ -31,31 +31,31 @@ lint: .venv/dev  ## Check lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Each file by name: those that a file includes are not looked at. --strict: what cannot be looked up is no pass.
-audit: .venv/dev  ## Look the installed versions up in PyPI's list of vulnerabilities; needs the internet
+# pip-audit does not follow -r inside a file, so each file is named. --strict fails for a package that it cannot check.
+audit: .venv/dev  ## Look up the pinned versions in PyPI's list of vulnerabilities; needs the internet
 	$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip \
 		-r requirements.txt -r requirements-dev.txt -r benchmarks/requirements.txt -r constraints.txt
 
-openapi: .venv/run  ## Write openapi.json anew, as the service answers it
+openapi: .venv/run  ## Write openapi.json
 	$(BIN)/python -c 'import json, main; print(json.dumps(main.app.openapi(), indent=2))' > openapi.json
 
 sql: .venv/run  ## Write docs/sql.md anew: every SQL statement, as PostgreSQL receives it
 	$(BIN)/python -m docs.sql
 
 BENCH := benchmarks/.venv/bin/python -m benchmarks.bench
-bench: benchmarks/.venv/done benchmarks/.venv/3.13/done  ## Compare with what people would pick instead, in half an hour; OPTIONS='--parts core' for a part
+bench: benchmarks/.venv/done benchmarks/.venv/3.13/done  ## Compare with other frameworks, in half an hour; OPTIONS='--parts core' for one part
 	$(BENCH) $(OPTIONS)
 
-bench-quick: benchmarks/.venv/done benchmarks/.venv/3.13/done  ## The same for trying out: too short to say much, and written to benchmarks/trial
+bench-quick: benchmarks/.venv/done benchmarks/.venv/3.13/done  ## Try the benchmark out in about seven minutes; too short for reliable results, written to benchmarks/trial
 	$(BENCH) --seconds 1 --turns 1 --out benchmarks/trial $(OPTIONS)
 
-bench-overload: benchmarks/.venv/done  ## Send twice what the database can take; the part overload of the same
+bench-overload: benchmarks/.venv/done  ## Measure the part overload: twice the requests that the database can carry out
 	$(BENCH) --parts overload $(OPTIONS)
 
 bench-growth: benchmarks/.venv/done  ## Measure how the cost grows with the number of tasks
 	benchmarks/.venv/bin/python -m benchmarks.growth
 
-clean:  ## Remove what was installed and made; the data in .postgres stays
+clean:  ## Remove what was installed and generated; the data in .postgres stays
 	rm -rf .venv benchmarks/.venv benchmarks/peers/node_modules .pytest_cache .mypy_cache .ruff_cache
 
 .venv/run: requirements.txt constraints.txt
@@ -74,7 +74,7 @@ benchmarks/.venv/done: benchmarks/requirements.txt requirements.txt constraints.
 	npm ci --prefix benchmarks/peers --no-audit --no-fund
 	touch $@
 
-# Memory is measured with this Python too, where it is there: on the path, or installed by pyenv.
+# The benchmark also measures memory with Python 3.13, if it is on the PATH or installed by pyenv.
 PYTHON_3_13 := $(firstword $(shell python3.13 -c 'import sys; print(sys.executable)' 2> /dev/null) \
 	$(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python))
 benchmarks/.venv/3.13/done: requirements.txt constraints.txt

@@ -269,7 +269,7 @@ def test_the_most_recently_used_connection_is_used_next(
             await asyncio.gather(*(database.fetch(SLEEP.bind(seconds=0.2)) for _ in range(3)))
             used = []
             for _ in range(3):
-                query = asyncio.ensure_future(database.fetch(READY.bind()))
+                query = asyncio.ensure_future(database.fetch(SLEEP.bind(seconds=0.3)))
                 await asyncio.sleep(0)  # the query is sent
                 used += [connection for connection in connections if connection.isexecuting()]
                 await query

@@ -5,7 +5,7 @@ import re
 
 from tests.servers import HERE
 
-TOUR = (HERE / "README.md").read_text().partition("\n## A tour of the code\n")[2]
+TOUR = (HERE / "README.md").read_text().partition("\n## Code tour\n")[2]
 ROOMS = re.findall(r"^\*\*`([\w/.]+)`\*\*", TOUR, re.MULTILINE)
 TREES = {
     ".".join(file.relative_to(HERE).with_suffix("").parts).removesuffix(".__init__"): ast.parse(file.read_text())
