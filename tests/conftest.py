@@ -35,6 +35,8 @@ TASK_FIELDS = [
     "tags",
     "due_date",
     "order",
+    "extra",
+    "version",
     "created_at",
     "updated_at",
 ]
