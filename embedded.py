@@ -36,8 +36,8 @@ READY_TIMEOUT = 60  # seconds to wait for a server that another process has star
 
 # PostgreSQL puts its paths between double quotes into shell commands.
 UNSAFE_IN_SHELL = re.compile(r'["$`\\\x00-\x1f\x7f]' if os.name != "nt" else r'["$`%\x00-\x1f\x7f]')
-# The socket's path is at most 103 bytes on macOS, 14 of them for /.s.PGSQL.5432. It stands without quotes
-# in the server's options, where a comma would separate two paths.
+# The socket's path is at most 103 bytes on macOS, 14 of them for /.s.PGSQL.5432. The server's options contain
+# the path without quotes, and a comma would separate two paths.
 SOCKET_FOLDER = re.compile(r"[\w./-]{1,89}", re.ASCII)
 
 # The servers that this process uses: data directory, and descriptor of a file in it that stays locked.
@@ -57,7 +57,7 @@ PROGRAMS = _find_programs()
 def start(folder: Path) -> str:
     """Start the server whose data directory is `folder`, unless it is already running, and return its URL.
 
-    Creates the folder if necessary; its parent must exist. Raises SystemExit with one sentence if the
+    The folder is created if necessary; its parent must exist. Raises SystemExit with one sentence if the
     server cannot be started.
     """
     folder = folder.resolve()
@@ -112,7 +112,7 @@ def stop(folder: Path) -> None:
                 if Path(socket_folder) != folder:
                     Path(socket_folder).rmdir()
     except BlockingIOError:
-        pass  # another process uses the server
+        pass  # another process uses the server, and has locked the file too
     finally:
         os.close(used)
 

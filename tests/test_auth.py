@@ -636,7 +636,7 @@ def test_a_redirect_is_compared_by_scheme_host_and_port(old: str, new: str, foll
 
 
 @pytest.mark.usefixtures("short_intervals")
-def test_the_last_valid_keys_stay_in_use_while_the_issuer_fails(
+def test_the_last_valid_keys_stay_in_use_if_fetches_fail(
     settings: Settings, issuer: Issuer, url: str, user: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with app_with(settings, auth_jwks_url=issuer.url) as client:
