@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz test-clients screenshot test-faults lint audit openapi bench bench-quick bench-overload bench-growth clean
+.PHONY: run test fuzz test-clients screenshot test-faults lint audit openapi sql bench bench-quick bench-overload bench-growth clean
 
 run: .venv/run  ## Start the service on http://127.0.0.1:8000
 	$(BIN)/uvicorn main:app --http protocol:LimitedHttp
@@ -38,6 +38,9 @@ audit: .venv/dev  ## Look the installed versions up in PyPI's list of vulnerabil
 
 openapi: .venv/run  ## Write openapi.json anew, as the service answers it
 	$(BIN)/python -c 'import json, main; print(json.dumps(main.app.openapi(), indent=2))' > openapi.json
+
+sql: .venv/run  ## Write docs/sql.md anew: every SQL statement, as PostgreSQL receives it
+	$(BIN)/python -m docs.sql
 
 BENCH := benchmarks/.venv/bin/python -m benchmarks.bench
 bench: benchmarks/.venv/done benchmarks/.venv/3.13/done  ## Compare with what people would pick instead, in half an hour; OPTIONS='--parts core' for a part

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from database import DatabaseUnavailable
-from schemas import MAX_ERRORS, NO_CONTROL_CHARACTERS, TEXT, USER_ID, Problem, ValidationProblem
+from schemas import MAX_ERRORS, MULTILINE_TEXT, NO_CONTROL_CHARACTERS, USER_ID, Problem, ValidationProblem
 
 logger = logging.getLogger("tasks")
 
@@ -97,7 +97,7 @@ def _truncate(name: str | int) -> str | int:
 
 PATTERN_MESSAGES = {
     NO_CONTROL_CHARACTERS: "String should have no control characters",
-    TEXT: "String should have no control characters except tabs and line breaks",
+    MULTILINE_TEXT: "String should have no control characters except tabs and line breaks",
     USER_ID: "String should have no slash and no control characters",
 }
 

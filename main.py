@@ -1,4 +1,4 @@
-"""The app: what starts and ends with it, who may call it from a browser, and its routes."""
+"""The app: its routes, middlewares and lifespan."""
 
 import asyncio
 import gc
@@ -19,25 +19,25 @@ from routes import health, tasks, users
 from routing import DirectMiddleware, check_routes
 from settings import EMBEDDED_DATA, Settings, load_settings
 
-VERSION = "1.0.0"  # of the wire contract, as in CHANGELOG.md
+VERSION = "1.0.0"  # of the API, as in CHANGELOG.md
 
-GC_THRESHOLD = 50_000  # objects, instead of 700: what a request makes is gone with it, but for few cycles
+GC_THRESHOLD = 50_000  # objects, instead of 700: a request creates few reference cycles
 
 logger = logging.getLogger("tasks")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the app. It opens nothing before its lifespan begins."""
+    """Return the app. It opens no connection before its lifespan starts."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logger.setLevel(settings.log_level.upper())
     app = FastAPI(
         title="Tasks",
         version=VERSION,
         description="A flat, minimal task service: one request is one round trip to PostgreSQL.",
-        servers=[{"url": "/", "description": "Wherever this document was answered."}],
+        servers=[{"url": "/", "description": "The server of this document."}],
         openapi_tags=[health.TAG, tasks.TAG, users.TAG],
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # else a tracer is looked for: 6 % of a read
-        redirect_slashes=False,  # the redirect would go wherever the Host header says
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # looking for a tracer takes 6 % of a read
+        redirect_slashes=False,  # its redirect would follow any Host header
         exception_handlers={
             HTTPException: errors.handle_http_exception,
             RequestValidationError: errors.handle_validation_error,
@@ -46,14 +46,14 @@ def create_app(settings: Settings) -> FastAPI:
         },
         lifespan=lambda app: _lifespan(app, settings),
     )
-    routers = [tasks.router, users.router, health.router]  # the most asked for first
+    routers = [tasks.router, users.router, health.router]  # the most frequent first
     for router in routers:
         app.include_router(router)
     check_routes(app)
-    # The last that is added is the outermost: a page may read every response, errors included.
+    # The last one added is the outermost: CORS headers are on every response, errors included.
     app.add_middleware(DirectMiddleware, routers=routers, handlers=app.exception_handlers)
     if settings.requires_tokens:
-        from auth import OwnerMiddleware  # whose cryptography takes 20 MB
+        from auth import OwnerMiddleware  # imported only here: its cryptography takes 20 MB
 
         app.add_middleware(OwnerMiddleware)
     app.add_middleware(ServiceMiddleware)
@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
-    """Bring the database up to date, and keep a pool of connections to it while the app runs."""
+    """Migrate the database, and keep a pool of connections to it while the app runs."""
     async with AsyncExitStack() as stack:
         if dsn := settings.database_url.get_secret_value():
             target = parse_dsn(dsn)
@@ -88,16 +88,16 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         stack.push_async_callback(database.close)
         app.state.database = database
         gc.set_threshold(GC_THRESHOLD)
-        gc.collect()  # what the imports have left behind is room for requests
-        gc.freeze()  # what is here now stays: there is no use in looking through it again and again
+        gc.collect()  # frees what the imports have left
+        gc.freeze()  # what exists now stays until the end, so later collections skip it
         yield
 
 
 async def _start_embedded(stack: AsyncExitStack) -> str:
-    """Start a PostgreSQL that runs as long as the app does; return its URL."""
+    """Start a PostgreSQL that stops with the app. Return its URL."""
     try:
         import embedded
-    except ModuleNotFoundError:  # as in the image for production
+    except ModuleNotFoundError:  # in the production image
         raise SystemExit("DATABASE_URL must be set: the PostgreSQL for development is not installed here.") from None
 
     dsn = await asyncio.to_thread(embedded.start, EMBEDDED_DATA)

@@ -10,7 +10,7 @@ from sqlmodel import Column, Field, SQLModel
 
 
 class Priority(StrEnum):
-    """How much a task matters, least first: PostgreSQL sorts an enum in this order."""
+    """The priority of a task, lowest first: PostgreSQL sorts an enum in this order."""
 
     low = "low"
     medium = "medium"
@@ -18,19 +18,18 @@ class Priority(StrEnum):
 
 
 def _timestamp(*, nullable: bool = False) -> Column[datetime]:
-    """A column that holds a moment, in UTC. Where it may not be null, it starts as now."""
+    """Return a timestamp column. Unless it is nullable, its default is the current time."""
     return Column(DateTime(timezone=True), nullable=nullable, server_default=None if nullable else func.now())
 
 
 class Task(SQLModel, table=True):
     """One task of one user.
 
-    The owner is half of the primary key, and every statement names it: a task of somebody else
-    cannot be reached by a forgotten filter, one index serves ownership and look-up, and the
-    table can be distributed by `user_id` as it is.
+    The owner is the first part of the primary key, and every statement names it. So one index serves
+    ownership and lookup, a forgotten filter cannot reach another user's task, and the table can be
+    distributed by `user_id`.
 
-    The checks repeat what `schemas` has validated already. They are there for whoever writes to
-    the table by hand.
+    The check constraints repeat what `schemas` validates, for programs that write to the table directly.
     """
 
     __tablename__ = "tasks"
@@ -41,7 +40,7 @@ class Task(SQLModel, table=True):
         CheckConstraint("char_length(description) <= 2000", name="tasks_description_length"),
         CheckConstraint("cardinality(tags) <= 20", name="tasks_tags_count"),
         CheckConstraint("completed = (completed_at IS NOT NULL)", name="tasks_completed_at_when_completed"),
-        # The order of the list, newest first. Read backwards it is the order oldest first.
+        # The default order of a list. PostgreSQL reads an index in both directions.
         Index("tasks_user_id_created_at_id_idx", "user_id", "created_at", "id"),
     )
 
@@ -63,8 +62,8 @@ class Task(SQLModel, table=True):
     order: int | None
     created_at: datetime = Field(sa_column=_timestamp())
     updated_at: datetime = Field(sa_column=_timestamp())
-    # One more at every change: the ETag. It starts anywhere, so that a task that is created again
-    # under the id of a deleted one (an Idempotency-Key, sent again) has none of its old ETags.
+    # The ETag: every change adds 1. It starts at a random number, so that a task that is created again under
+    # the id of a deleted one (by a repeated Idempotency-Key) never has an ETag of that one.
     version: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("1")})
-    # Of the body that an Idempotency-Key came with: tells the same request from another.
+    # A digest of the body that was sent with an Idempotency-Key: a repeated request must have the same.
     fingerprint: UUID | None

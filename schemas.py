@@ -1,4 +1,4 @@
-"""What goes over the wire: path, query and header parameters, request bodies, answers, problems."""
+"""The types of the API: parameters, request bodies, responses and problems."""
 
 import base64
 import hashlib
@@ -34,18 +34,17 @@ EXAMPLE_TIME = "2026-12-24T18:00:00.000000Z"
 
 # ---- Values ---------------------------------------------------------------------------------
 
-CONTROLS = r"\x00-\x1f\x7f-\x9f"
-NO_CONTROL_CHARACTERS = rf"^[^{CONTROLS}]*$"
-TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # none but tab and line breaks
-# The whitespace that is no control character. `\s` is not the same in every language.
-BLANKS = r" \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-MAX_SEARCH_WORDS = 10  # of a search
-# RFC 3339, section 5.6: date, time and offset are all there. Pydantic alone would also take a
-# number, a date, or a time without seconds.
+CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f"
+NO_CONTROL_CHARACTERS = rf"^[^{CONTROL_CHARACTERS}]*$"
+MULTILINE_TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # tabs and line breaks are allowed
+# White space that is not a control character. `\s` differs between languages, and OpenAPI's patterns are ECMAScript.
+SPACES = r" \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+MAX_SEARCH_WORDS = 10
+# RFC 3339, section 5.6. Pydantic also accepts a number, a date, and a time without seconds.
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
-def _rfc3339(value: object) -> object:
+def _check_rfc3339(value: object) -> object:
     if not isinstance(value, str) or not RFC3339.fullmatch(value):
         raise PydanticCustomError("datetime_rfc3339", "Input should be an RFC 3339 date-time with an offset")
     return value
@@ -58,73 +57,72 @@ def _to_utc(value: datetime) -> datetime:
         raise PydanticCustomError("datetime_range", "Input should be within the years 1 to 9999 in UTC") from None
 
 
-def _has_few_words(value: str) -> str:
+def _check_word_count(value: str) -> str:
     if len(value.split()) > MAX_SEARCH_WORDS:
-        raise PydanticCustomError(
-            "too_many_words", "String should have at most {most} words", {"most": MAX_SEARCH_WORDS}
-        )
+        message = "String should have at most {max_words} words"
+        raise PydanticCustomError("too_many_words", message, {"max_words": MAX_SEARCH_WORDS})
     return value
 
 
-def _has_a_word(value: str) -> str:
+def _check_not_blank(value: str) -> str:
     if not value.split():
-        raise PydanticCustomError("no_words", "String should have a word in it")
+        raise PydanticCustomError("no_words", "String should have at least 1 word")
     return value
 
 
-def _trimmed(most: int, example: str) -> tuple[Any, ...]:
-    """What makes a str one of 1 to `most` characters after trimming, with no control character."""
-    # For OpenAPI in one pattern, because `maxLength` counts before trimming. Not for answers: older
-    # tasks may hold control characters.
-    edge, blanks = f"[^{CONTROLS}{BLANKS}]", rf"[\t-\r\x85{BLANKS}]*"
-    pattern = f"^{blanks}{edge}([^{CONTROLS}]{{0,{most - 2}}}{edge})?{blanks}$"
-    says = {"description": f"1 to {most} characters after trimming, no control characters.", "examples": [example]}
-    answered = {"type": "string", "minLength": 1, "maxLength": most} | says
+def _trimmed(max_length: int, example: str) -> tuple[Any, ...]:
+    """Return the annotations for a str of 1 to `max_length` characters after trimming."""
+    # OpenAPI gets one pattern for input, because its `maxLength` would count before trimming. For output it gets
+    # lengths only: tasks of earlier versions may hold control characters.
+    edge, spaces = f"[^{CONTROL_CHARACTERS}{SPACES}]", rf"[\t-\r\x85{SPACES}]*"
+    pattern = f"^{spaces}{edge}([^{CONTROL_CHARACTERS}]{{0,{max_length - 2}}}{edge})?{spaces}$"
+    description = f"1 to {max_length} characters after trimming, no control characters."
+    common: dict[str, Any] = {"type": "string", "description": description, "examples": [example]}
     return (
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=most, pattern=NO_CONTROL_CHARACTERS),
-        WithJsonSchema({"type": "string", "pattern": pattern} | says, mode="validation"),
-        WithJsonSchema(answered, mode="serialization"),
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=max_length, pattern=NO_CONTROL_CHARACTERS),
+        WithJsonSchema(common | {"pattern": pattern}, mode="validation"),
+        WithJsonSchema(common | {"minLength": 1, "maxLength": max_length}, mode="serialization"),
     )
 
 
-def _from_digits(text: Any) -> Any:
-    return int(text) if re.fullmatch("[0-9]{1,9}", text) else text  # pydantic alone takes 1.0 and 1_0 too
+def _parse_digits(text: Any) -> Any:
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else text  # pydantic also accepts 1.0 and 1_0
 
 
-def _true_or_false(text: Any) -> bool:
-    if text not in ("true", "false"):  # pydantic alone takes yes, on, 1 and more
+def _parse_bool(text: Any) -> bool:
+    if text not in ("true", "false"):  # pydantic also accepts yes, on and 1
         raise PydanticCustomError("bool_parsing", "Input should be true or false")
     return bool(text == "true")
 
 
-def _without_point(value: object) -> object:
+def _integral_float_to_int(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # in JSON, 1.0 is an integer
 
 
-WORD, SPACE = f"[^{CONTROLS}{BLANKS}]+", rf"[\t\n\r{BLANKS}]"
-SOME_WORDS = f"{WORD}({SPACE}+{WORD}){{0,{MAX_SEARCH_WORDS - 1}}}{SPACE}*"
+_WORD, _SPACE = f"[^{CONTROL_CHARACTERS}{SPACES}]+", rf"[\t\n\r{SPACES}]"
+_WORDS = f"{_WORD}({_SPACE}+{_WORD}){{0,{MAX_SEARCH_WORDS - 1}}}{_SPACE}*"
 Search = Annotated[
     str,
-    StringConstraints(pattern=TEXT, max_length=200),
-    AfterValidator(_has_few_words),
-    Field(json_schema_extra={"pattern": f"^{SPACE}*({SOME_WORDS})?$"}),
+    StringConstraints(pattern=MULTILINE_TEXT, max_length=200),
+    AfterValidator(_check_word_count),
+    Field(json_schema_extra={"pattern": f"^{_SPACE}*({_WORDS})?$"}),
 ]
 NonBlankSearch = Annotated[
-    Search, AfterValidator(_has_a_word), Field(json_schema_extra={"pattern": f"^{SPACE}*{SOME_WORDS}$"})
+    Search, AfterValidator(_check_not_blank), Field(json_schema_extra={"pattern": f"^{_SPACE}*{_WORDS}$"})
 ]
-QueryBool = Annotated[bool, BeforeValidator(_true_or_false)]  # in a URL
-Limit = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_from_digits)]
-Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_to_utc)]
+QueryBool = Annotated[bool, BeforeValidator(_parse_bool)]
+Limit = Annotated[int, Field(strict=True, ge=1, le=1000), BeforeValidator(_parse_digits)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_check_rfc3339), AfterValidator(_to_utc)]
 Title = Annotated[str, *_trimmed(200, "Buy milk")]
-ABOUT: dict[str, Any] = {
+_DESCRIPTION: dict[str, Any] = {
     "description": "At most 2,000 characters, no control characters but tabs and line breaks.",
     "examples": ["Two litres, the blue one"],
 }
 Description = Annotated[
     str,
-    StringConstraints(max_length=2000, pattern=TEXT),
-    Field(**ABOUT),
-    WithJsonSchema({"type": "string", "maxLength": 2000} | ABOUT, mode="serialization"),  # see above
+    StringConstraints(max_length=2000, pattern=MULTILINE_TEXT),
+    Field(**_DESCRIPTION),
+    WithJsonSchema({"type": "string", "maxLength": 2000} | _DESCRIPTION, mode="serialization"),  # as in _trimmed()
 ]
 Completed = Annotated[bool, Field(strict=True, description="Whether it is done.")]
 Tag = Annotated[str, *_trimmed(50, "home")]
@@ -135,46 +133,50 @@ Tags = Annotated[
         description="At most 20, each 1 to 50 characters after trimming, no control characters.",
         examples=[["home"]],
     ),
-    AfterValidator(lambda tags: list(dict.fromkeys(tags))),  # without duplicates
+    AfterValidator(lambda tags: list(dict.fromkeys(tags))),  # drops duplicates and keeps the order
 ]
 DueDate = Annotated[
-    Timestamp, Field(description="RFC 3339 with an offset; answered in UTC.", examples=["2026-12-24T18:00:00Z"])
+    Timestamp,
+    Field(description="RFC 3339 with an offset; returned in UTC.", examples=["2026-12-24T18:00:00Z"]),
 ]
 Order = Annotated[
     int,
-    Field(strict=True, ge=-(2**31), le=2**31 - 1, description="A place for ordering by hand.", examples=[1]),
-    BeforeValidator(_without_point),
+    Field(strict=True, ge=-(2**31), le=2**31 - 1, description="A position for manual ordering.", examples=[1]),
+    BeforeValidator(_integral_float_to_int),
 ]
 
 # ---- Path and header parameters -------------------------------------------------------------
 
 USER_ID = r"^[^/\x00-\x1f\x7f-\x9f]+$"
 UserId = Annotated[
-    str, Path(min_length=1, max_length=128, pattern=USER_ID, description="Whose tasks.", examples=["alice"])
+    str, Path(min_length=1, max_length=128, pattern=USER_ID, description="The owner of the tasks.", examples=["alice"])
 ]
-TaskId = Annotated[UUID, Path(description="Which task.", examples=[EXAMPLE_ID])]
+TaskId = Annotated[UUID, Path(description="The id of the task.", examples=[EXAMPLE_ID])]
 
 
-def _never_null(schema: dict[str, Any]) -> None:
-    """Leave null out of a header's schema: it is there or not."""
+def _remove_null(schema: dict[str, Any]) -> None:
+    """Remove null from the schema of a header, which is present or absent but never null."""
     schema.update(schema.pop("anyOf")[0])
 
 
-MAX_ETAGS_LENGTH = 8192  # characters of a condition
+MAX_ETAGS_LENGTH = 8192  # characters of If-Match or If-None-Match
 IdempotencyKey = Annotated[
     Annotated[str, Field(min_length=1, max_length=255, pattern="^[!-~]+$")] | None,
-    Field(json_schema_extra=_never_null),
-    Header(description="Any text of your own.", examples=[EXAMPLE_ID]),
+    Field(json_schema_extra=_remove_null),
+    Header(description="1 to 255 visible ASCII characters, unique for each task to create.", examples=[EXAMPLE_ID]),
 ]
 ETags = Annotated[
     Annotated[str, Field(max_length=MAX_ETAGS_LENGTH)] | None,
-    Field(json_schema_extra=_never_null),
+    Field(json_schema_extra=_remove_null),
 ]
 IfMatch = Annotated[
-    ETags, Header(description="An `ETag` that the task must still have, else 412. `*` is any.", examples=['"42"'])
+    ETags, Header(description="The `ETag` that the task must have; otherwise 412. `*` matches any.", examples=['"42"'])
 ]
 IfNoneMatch = Annotated[
-    ETags, Header(description="An `ETag`. While it is still the same, the response is 304.", examples=['"42"'])
+    ETags,
+    Header(
+        description="The `ETag` of the last response. While it has not changed, the response is 304.", examples=['"42"']
+    ),
 ]
 
 # ---- Query parameters -----------------------------------------------------------------------
@@ -194,7 +196,7 @@ Sort = Literal[
     "-order",
 ]
 
-# What a cursor holds for each of them: the value that is sorted by, and the id that breaks ties.
+# The position in a cursor, for each sort: the value of the sorted column, and the id, which breaks ties.
 CURSOR_POSITIONS: dict[str, TypeAdapter[tuple[Any, UUID]]] = {
     "created_at": TypeAdapter(tuple[Timestamp, UUID]),
     "updated_at": TypeAdapter(tuple[Timestamp, UUID]),
@@ -202,85 +204,85 @@ CURSOR_POSITIONS: dict[str, TypeAdapter[tuple[Any, UUID]]] = {
     "priority": TypeAdapter(tuple[Priority, UUID]),
     "title": TypeAdapter(
         tuple[Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")], UUID]
-    ),  # older ones hold others
+    ),  # tasks of earlier versions may hold control characters
     "order": TypeAdapter(tuple[Order | None, UUID]),
 }
 MAX_FILTER_VALUES = 100
-MAX_QUERY_LENGTH = 4096  # characters of all parameters but the cursor: `Link` repeats them, and proxies take 8 KiB
+MAX_QUERY_LENGTH = 4096  # characters without the cursor: `Link` repeats them, and proxies limit a header to 8 KiB
 CHECKSUM_BYTES = 9
-WORDS = "At most 10 words, all of them in title or description, whatever the case."
+SEARCH_HELP = "At most 10 words. Each must occur in title or description; case is ignored."
 
 
 class Filters(BaseModel):
-    """Which tasks: those for which everything that is given holds."""
+    """The filters of a list: a task matches when it matches all that are given."""
 
     model_config = ConfigDict(extra="forbid")
 
-    completed: QueryBool | MISSING = Field(MISSING, description="Whether they are done.")
+    completed: QueryBool | MISSING = Field(MISSING, description="Whether the task is completed.")
     priority: Annotated[list[Priority], Field(max_length=MAX_FILTER_VALUES)] | MISSING = Field(
-        MISSING, description="Repeat for any of several.", examples=[["high"]]
+        MISSING, description="Repeat to match any of several.", examples=[["high"]]
     )
     tag: Annotated[list[Tag], Field(max_length=MAX_FILTER_VALUES)] | MISSING = Field(
-        MISSING, description="Repeat for all of several.", examples=[["home"]]
+        MISSING, description="Repeat to match all of several.", examples=[["home"]]
     )
-    q: Search | MISSING = Field(MISSING, description=WORDS, examples=["milk eggs"])
-    due_before: Timestamp | MISSING = Field(MISSING, description="Due earlier than this.", examples=[EXAMPLE_TIME])
-    due_after: Timestamp | MISSING = Field(MISSING, description="Due later than this.", examples=[EXAMPLE_TIME])
-    updated_after: Timestamp | MISSING = Field(MISSING, description="Changed later than this.", examples=[EXAMPLE_TIME])
+    q: Search | MISSING = Field(MISSING, description=SEARCH_HELP, examples=["milk eggs"])
+    due_before: Timestamp | MISSING = Field(MISSING, description="Due before this time.", examples=[EXAMPLE_TIME])
+    due_after: Timestamp | MISSING = Field(MISSING, description="Due after this time.", examples=[EXAMPLE_TIME])
+    updated_after: Timestamp | MISSING = Field(MISSING, description="Changed after this time.", examples=[EXAMPLE_TIME])
 
     @model_validator(mode="before")
     @classmethod
     def _check_size(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if 6 * len(str(values)) > MAX_QUERY_LENGTH:  # encoded, no byte becomes more than six
-            others = {name: value for name, value in values.items() if name != "cursor"}
-            if len(urlencode(others, doseq=True)) > MAX_QUERY_LENGTH:
-                message = "Query should have at most {most} characters beside the cursor"
-                raise PydanticCustomError("query_too_long", message, {"most": f"{MAX_QUERY_LENGTH:,}"})
+        if 6 * len(str(values)) > MAX_QUERY_LENGTH:  # URL encoding makes a string at most six times as long
+            query = {name: value for name, value in values.items() if name != "cursor"}
+            if len(urlencode(query, doseq=True)) > MAX_QUERY_LENGTH:
+                message = "Query should have at most {max_length} characters beside the cursor"
+                raise PydanticCustomError("query_too_long", message, {"max_length": f"{MAX_QUERY_LENGTH:,}"})
         return values
 
     def filters(self) -> dict[str, Any]:
-        """Return what is given, by name."""
+        """Return the filters that are given, by name."""
         return self.model_dump(include=set(Filters.model_fields))
 
 
-class Selection(Filters):
-    """Which tasks to change or delete. A search without a word, which would be for all, is refused."""
+class BulkFilters(Filters):
+    """The filters of a bulk change or delete. A blank search, which would match all tasks, is rejected."""
 
-    q: NonBlankSearch | MISSING = Field(MISSING, description=WORDS, examples=["milk eggs"])
+    q: NonBlankSearch | MISSING = Field(MISSING, description=SEARCH_HELP, examples=["milk eggs"])
 
 
 class ListQuery(Filters):
-    """Which tasks, in which order, and how many at once."""
+    """The query of a list: filters, order and page."""
 
     sort: Sort = Field(
         "-created_at",
-        description="A null `due_date` or `order` comes last, and first with `-`. Ties are broken by `id`.",
+        description="`-` sorts in descending order. Null counts as the highest value. Ties are broken by `id`.",
     )
-    limit: Limit = Field(1000, description="At most so many in one page.", examples=[20])
-    total: QueryBool = Field(False, description="Whether to answer with `X-Total-Count`.")
+    limit: Limit = Field(1000, description="The maximum number of tasks in a page.", examples=[20])
+    total: QueryBool = Field(False, description="Whether to send `X-Total-Count`.")
     cursor: str | SkipJsonSchema[None] = Field(
-        None, description="Where the page before ended: follow `Link`, do not make one."
+        None, description="The position at which the page begins. Take it from `Link`."
     )
 
     def encode_cursor(self, task: dict[str, Any], user_id: str) -> str:
-        """Return the cursor of the page that begins behind `task`, as it was sent."""
+        """Return the cursor of the page that begins behind `task`, a task as in the response."""
         position = json.dumps([task[self.sort.removeprefix("-")], task["id"]], ensure_ascii=False)
         return self._encode(position.encode(), user_id)
 
     def decode_cursor(self, user_id: str) -> tuple[Any, UUID]:
-        """Return the position that the cursor holds: the value that is sorted by, and the id.
+        """Return the position in the cursor: the value of the sorted column, and the id.
 
-        Raises ValueError when it was cut, changed, or made for another list.
+        Raises ValueError when the cursor was truncated, changed, or made for another list.
         """
         position = base64.urlsafe_b64decode(f"{self.cursor}==")[CHECKSUM_BYTES:]
         if self.cursor != self._encode(position, user_id):
-            raise ValueError("the cursor was not made for this list")
+            raise ValueError("the cursor does not belong to this list")
         return CURSOR_POSITIONS[self.sort.removeprefix("-")].validate_json(position)
 
     def _encode(self, position: bytes, user_id: str) -> str:
-        # Not a signature: whoever forges one gains nothing but another place in their own list.
-        made_for = json.dumps([user_id, self.sort, self.model_dump_json(include=set(Filters.model_fields))])
-        checksum = hashlib.blake2b(made_for.encode() + position, digest_size=CHECKSUM_BYTES).digest()
+        # A checksum, not a signature: a forged cursor leads only to another position in the same user's list.
+        context = json.dumps([user_id, self.sort, self.model_dump_json(include=set(Filters.model_fields))])
+        checksum = hashlib.blake2b(context.encode() + position, digest_size=CHECKSUM_BYTES).digest()
         return base64.urlsafe_b64encode(checksum + position).rstrip(b"=").decode()
 
 
@@ -288,9 +290,9 @@ class ListQuery(Filters):
 
 
 class TaskInput(BaseModel):
-    """A whole task, for create and replace. What is left out gets its default.
+    """A whole task, for create and replace. A field that is omitted gets its default.
 
-    Read-only fields (`id`, `user_id`, `created_at`, ...) may be sent along and are ignored.
+    Read-only fields (`id`, `user_id`, `created_at`, ...) are ignored.
     """
 
     title: Title
@@ -303,7 +305,7 @@ class TaskInput(BaseModel):
 
 
 class TaskPatch(BaseModel):
-    """Some fields of a task. What is left out stays; `null` clears a field that can be null."""
+    """Some fields of a task. A field that is omitted keeps its value; `null` clears a nullable field."""
 
     title: Title | MISSING = MISSING
     description: Description | MISSING | None = MISSING
@@ -315,62 +317,62 @@ class TaskPatch(BaseModel):
 
 
 class Completion(BaseModel):
-    """Whether the task is done from now on. Sent twice, it does no more than sent once."""
+    """The new value of `completed`. Sending it twice has the same effect as once."""
 
     completed: Completed
 
 
-def _no_null(value: object) -> object:
+def _reject_null(value: object) -> object:
     if value is None:
         raise PydanticCustomError("body_missing", "Input should be an object, or there should be no body")
     return value
 
 
-OptionalCompletion = Annotated[Completion | SkipJsonSchema[None], BeforeValidator(_no_null)]
+OptionalCompletion = Annotated[Completion | SkipJsonSchema[None], BeforeValidator(_reject_null)]
 NonEmptyTaskPatch = Annotated[
     TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in TaskPatch.model_fields]})
 ]
 
 
-# ---- Answers --------------------------------------------------------------------------------
+# ---- Responses ------------------------------------------------------------------------------
 
 
 class Task(BaseModel):
-    """One task, as it is answered. PostgreSQL writes the JSON; this class documents it."""
+    """A task. PostgreSQL writes the JSON; this class documents it."""
 
-    id: UUID = Field(description="Made by the server, version 4.", examples=[EXAMPLE_ID])
-    user_id: str = Field(description="Whose task.", examples=["alice"])
+    id: UUID = Field(description="UUID of version 4, made by the server.", examples=[EXAMPLE_ID])
+    user_id: str = Field(description="The owner.", examples=["alice"])
     url: str = Field(
-        description="The absolute address of this task.",
+        description="The absolute URL of this task.",
         json_schema_extra={"format": "uri"},
         examples=[f"http://127.0.0.1:8000/api/alice/tasks/{EXAMPLE_ID}"],
     )
     title: Title
     description: Description | None
     completed: Completed
-    completed_at: Timestamp | None = Field(description="Since when it is done, in UTC.", examples=[EXAMPLE_TIME])
+    completed_at: Timestamp | None = Field(description="When it was completed, in UTC.", examples=[EXAMPLE_TIME])
     priority: Priority
     tags: Tags
     due_date: DueDate | None
     order: Order | None
     created_at: Timestamp = Field(description="When it was created, in UTC.", examples=[EXAMPLE_TIME])
-    updated_at: Timestamp = Field(description="When anything of it last changed, in UTC.", examples=[EXAMPLE_TIME])
+    updated_at: Timestamp = Field(description="When it was last changed, in UTC.", examples=[EXAMPLE_TIME])
 
 
 class Updated(BaseModel):
-    """How many tasks were changed."""
+    """The number of tasks that were changed."""
 
-    updated: int = Field(description="How many.", examples=[3])
+    updated: int = Field(description="The number of tasks.", examples=[3])
 
 
 class Deleted(BaseModel):
-    """How many tasks were deleted."""
+    """The number of tasks that were deleted."""
 
-    deleted: int = Field(description="How many.", examples=[3])
+    deleted: int = Field(description="The number of tasks.", examples=[3])
 
 
 class PriorityCounts(BaseModel):
-    """How many tasks have each priority."""
+    """The number of tasks of each priority."""
 
     low: int = Field(description="Low.", examples=[1])
     medium: int = Field(description="Medium.", examples=[9])
@@ -378,45 +380,52 @@ class PriorityCounts(BaseModel):
 
 
 class Summary(BaseModel):
-    """A user's tasks in numbers."""
+    """The numbers of a user's tasks."""
 
-    user_id: str = Field(description="Whose tasks.", examples=["alice"])
-    total: int = Field(description="All.", examples=[12])
-    completed: int = Field(description="Done.", examples=[5])
-    pending: int = Field(description="Not done.", examples=[7])
-    overdue: int = Field(description="Not done, and the due date has passed.", examples=[2])
-    priorities: PriorityCounts = Field(description="Of each priority.")
-    tags: dict[str, int] = Field(description="With each tag, the 1,000 most used.", examples=[{"home": 3, "work": 9}])
+    user_id: str = Field(description="The owner of the tasks.", examples=["alice"])
+    total: int = Field(description="All tasks.", examples=[12])
+    completed: int = Field(description="Completed.", examples=[5])
+    pending: int = Field(description="Not completed.", examples=[7])
+    overdue: int = Field(description="Not completed, with a due date in the past.", examples=[2])
+    priorities: PriorityCounts = Field(description="The number of tasks of each priority.")
+    tags: dict[str, int] = Field(
+        description="The number of tasks with each tag, for the 1,000 most used tags.",
+        examples=[{"home": 3, "work": 9}],
+    )
 
 
 class Problem(BaseModel):
     """An error, as in RFC 9457, section 3.1."""
 
-    type: str = Field(description="about:blank: the status says it all.", examples=["about:blank"])
-    title: str = Field(description="The status in words.", examples=["Not Found"])
-    status: int = Field(description="The HTTP status, once more.", examples=[404])
-    detail: str = Field(description="What was wrong, for people.", examples=["There is no such task."])
-    instance: str = Field(description="The path that was asked for.", examples=["/api/alice/tasks"])
+    type: str = Field(description="Always about:blank: the status is the type.", examples=["about:blank"])
+    title: str = Field(description="The name of the status.", examples=["Not Found"])
+    status: int = Field(description="The HTTP status.", examples=[404])
+    detail: str = Field(description="What is wrong, for people.", examples=["There is no such task."])
+    instance: str = Field(description="The path of the request.", examples=["/api/alice/tasks"])
 
 
 MAX_ERRORS = 20
 
 
 class InputError(BaseModel):
-    """One rule that the input breaks. The input itself is never shown."""
+    """One rule that the input violates. The input itself is never repeated."""
 
-    loc: list[str | int] = Field(description="Where, from the outside in.", examples=[["body", "title"]])
-    msg: str = Field(description="What is wrong there, for people.", examples=["Field required"])
+    loc: list[str | int] = Field(
+        description="The location of the error, from the outermost part inwards.", examples=[["body", "title"]]
+    )
+    msg: str = Field(description="What is wrong, for people.", examples=["Field required"])
     type: str = Field(description="The kind of error, for programs.", examples=["missing"])
 
 
 class ValidationProblem(Problem):
-    """A problem with the input: one entry in `errors` for each rule it breaks."""
+    """A problem with the input."""
 
-    errors: list[InputError] = Field(max_length=MAX_ERRORS, description="The rules that the input breaks, at most 20.")
+    errors: list[InputError] = Field(
+        max_length=MAX_ERRORS, description="One entry for each rule that the input violates, at most 20."
+    )
 
 
 class Health(BaseModel):
-    """How the service is."""
+    """The state of the service."""
 
     status: str = Field(description="ok or ready.", examples=["ok"])

@@ -1,1 +1,1 @@
-"""What is measured, against what, and how: see README.md beside this file."""
+"""Benchmarks of the service and its peers. README.md in this folder describes the method."""

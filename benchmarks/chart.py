@@ -1,4 +1,4 @@
-"""The headline as a picture: bars, and colours that suit a light and a dark page."""
+"""The main results as an SVG bar chart, with colours for light and dark pages."""
 
 import statistics
 from html import escape
@@ -9,7 +9,7 @@ from benchmarks.programs import LOADS, PEERS
 
 WIDTH, LABEL, BAR, GAP, TOP = 760, 90, 13, 12, 104
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#9ecae9")
-MOST = 10  # times as fast: a longer bar is cut, and its number says how long it is
+MAX_RATIO = 10  # a longer bar is cut off; the number next to it is the value
 
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #24292f }
@@ -20,9 +20,9 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 
 
 def headline(results: dict[str, Any]) -> str:
-    """How many times as many requests a second as each peer that takes the load, as SVG."""
+    """Return an SVG with the ratio of requests per second to each peer, for every load that it supports."""
     parts, top = [], TOP
-    scale = (WIDTH - LABEL - 70) / MOST
+    scale = (WIDTH - LABEL - 70) / MAX_RATIO
     for column, (peer, colour) in enumerate(zip(PEERS, COLOURS, strict=True)):
         x, y = 8 + column % 2 * 300, 38 + column // 2 * 18
         parts.append(f'<rect x="{x}" y="{y}" width="10" height="10" fill="{colour}"/>')
@@ -32,15 +32,15 @@ def headline(results: dict[str, Any]) -> str:
         bars = [(statistics.median(values), colour) for values, colour in ratios if values]
         parts.append(f'<text x="8" y="{top + len(bars) * BAR / 2 + 4}">{title}</text>')
         for value, colour in bars:
-            length = min(value, MOST) * scale
+            length = min(value, MAX_RATIO) * scale
             parts.append(f'<rect x="{LABEL}" y="{top}" width="{length:.0f}" height="{BAR - 2}" fill="{colour}"/>')
             parts.append(f'<text x="{LABEL + length + 5:.0f}" y="{top + 10}">{report.number(value)}</text>')
             top += BAR
         top += GAP
-    even = LABEL + scale
-    parts.append(f'<line class="even" x1="{even:.0f}" x2="{even:.0f}" y1="{TOP - 4}" y2="{top - GAP + 4}"/>')
-    parts.append(f'<text x="{even - 3:.0f}" y="{top + 6}">1 = as many as the peer</text>')
-    title = f"Requests a second of this service, as a multiple of each peer's (bars end at {MOST})"
+    equal = LABEL + scale
+    parts.append(f'<line class="even" x1="{equal:.0f}" x2="{equal:.0f}" y1="{TOP - 4}" y2="{top - GAP + 4}"/>')
+    parts.append(f'<text x="{equal - 3:.0f}" y="{top + 6}">1 = as many as the peer</text>')
+    title = f"Requests a second of this service, as a multiple of each peer's (bars end at {MAX_RATIO})"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 16}" role="img" aria-label="{title}">'
         f'<style>{STYLE}</style><text class="title" x="8" y="22">{title}</text>{"".join(parts)}</svg>\n'

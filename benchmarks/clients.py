@@ -1,7 +1,7 @@
-"""Clients that send at moments which are fixed beforehand, whether or not the program keeps up.
+"""Clients that send on a fixed schedule (an open workload), whether or not the program keeps up.
 
-So a program that stalls cannot hide it by being asked less. A time runs from the moment at which
-the request was due.
+So a program that stalls receives no fewer requests. Latencies count from the time at which the
+request was due.
 """
 
 import asyncio
@@ -15,27 +15,27 @@ BODY = b'{"title": "Buy milk", "priority": "high", "tags": ["home"]}'
 
 @dataclass
 class Outcome:
-    """What came of a request: `status` is 0 when its client gave up, and -1 when the connection broke."""
+    """The outcome of a request. `status` is 0 after a timeout of the client, and -1 after a connection error."""
 
-    due: float  # seconds since the begin
+    due: float  # seconds since the start of the load
     seconds: float
     status: int
 
 
 class Client:
-    """One connection, which is opened anew where it was lost."""
+    """A keep-alive connection, opened again after it was closed."""
 
-    def __init__(self, url: str, patience: float) -> None:
-        """Send to `url`, and give up and close the connection after `patience` seconds."""
+    def __init__(self, url: str, timeout: float) -> None:
+        """Send to `url`. A request that takes longer than `timeout` seconds closes the connection."""
         self._host, _, self._port = url.removeprefix("http://").partition(":")
-        self._patience = patience
+        self._timeout = timeout
         self._writer: asyncio.StreamWriter | None = None
 
     async def send(self, begin: float, due: float, method: str, path: str, body: bytes = b"") -> Outcome:
-        """Wait until the request is due and send it."""
+        """Send the request when it is due, `due` seconds after the monotonic time `begin`."""
         await asyncio.sleep(begin + due - time.monotonic())
         try:
-            async with asyncio.timeout_at(begin + due + self._patience):
+            async with asyncio.timeout_at(begin + due + self._timeout):
                 status = await self._exchange(method, path, body)
         except (OSError, EOFError) as error:  # TimeoutError is an OSError
             status = 0 if isinstance(error, TimeoutError) else -1
@@ -49,12 +49,12 @@ class Client:
         if body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self._writer.write(head.encode() + b"\r\n" + body)
-        answer = await self._reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"(?i)content-length: (\d+)", answer)
+        response_head = await self._reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", response_head)
         await self._reader.readexactly(int(length[1]) if length else 0)
-        if re.search(rb"(?i)connection: close", answer):
+        if re.search(rb"(?i)connection: close", response_head):
             self.close()
-        return int(answer.split(b" ", 2)[1])
+        return int(response_head.split(b" ", 2)[1])
 
     def close(self) -> None:
         if self._writer is not None:
@@ -63,18 +63,18 @@ class Client:
 
 
 async def thousand_users(url: str, sample: list[tuple[str, str]], users: int, seconds: int) -> list[Outcome]:
-    """Let 1,000 users send one request of the mix a second, each at a moment of their own."""
+    """Let 1,000 users send one request of the mix a second, at different times within the second."""
     begin = time.monotonic() + 1
     random_ = random.Random(1)  # noqa: S311
 
     async def user(offset: float) -> list[Outcome]:
-        client = Client(url, patience=10)
+        client = Client(url, timeout=10)
         outcomes = []
         for second in range(seconds):
             owner, task = random_.choice(sample)
-            one = f"/api/{owner}/tasks/{task}"
-            some = f"/api/user-{random_.randrange(users)}/tasks?limit=20"
-            kinds = [("GET", some)] * 6 + [("GET", one)] * 2 + [("PATCH", f"{one}/complete")]
+            task_path = f"/api/{owner}/tasks/{task}"
+            list_path = f"/api/user-{random_.randrange(users)}/tasks?limit=20"
+            kinds = [("GET", list_path)] * 6 + [("GET", task_path)] * 2 + [("PATCH", f"{task_path}/complete")]
             kinds.append(("POST", f"/api/writer-{random_.randrange(1000)}/tasks"))
             method, path = random_.choice(kinds)
             body = BODY if method == "POST" else b""
@@ -82,5 +82,5 @@ async def thousand_users(url: str, sample: list[tuple[str, str]], users: int, se
         client.close()
         return outcomes
 
-    everybody = await asyncio.gather(*(user(random_.random()) for _ in range(1000)))
-    return [outcome for outcomes in everybody for outcome in outcomes]
+    by_user = await asyncio.gather(*(user(random_.random()) for _ in range(1000)))
+    return [outcome for outcomes in by_user for outcome in outcomes]

@@ -1,4 +1,4 @@
-"""The PostgreSQL that all programs share, and the tasks in it."""
+"""The PostgreSQL that all programs use, and its tasks."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ CONFIGURATION = {
     "shared_buffers": "256MB",
     "effective_cache_size": "2GB",
     "max_connections": "600",
-    "max_wal_size": "8GB",  # no checkpoint but those between two loads
+    "max_wal_size": "8GB",  # no checkpoint during a load
     "checkpoint_timeout": "1h",
-    "autovacuum": "off",  # it would hit whoever is measured just then: `restore` does its work
+    "autovacuum": "off",  # it would disturb single runs; `restore` vacuums instead
     "timezone": "UTC",
 }
 
@@ -37,47 +37,49 @@ FROM generate_series(1, %(tasks)s) AS n
 
 @dataclass(frozen=True)
 class Data:
-    """A database with tasks. `sample` is a file with a user and a task of theirs in each line."""
+    """A database with tasks. Each line of the file `sample` has a user and the id of one of their tasks."""
 
     users: int
     dsn: str
     sample: Path
 
     def run(self, sql: str, **values: object) -> list[tuple[str, ...]]:
-        """Run `sql` as the owner of the tables, in autocommit, and return its rows."""
+        """Execute `sql` as the owner of the tables, in autocommit mode, and return its rows."""
         with closing(psycopg2.connect(self.dsn)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
             cursor.execute(sql, values or None)
             return cursor.fetchall() if cursor.description else []
 
     def add(self, tasks: int, user: str | None = None) -> None:
-        """Add so many tasks, to `user` or to user-0, user-1 and so on in turn."""
+        """Insert so many tasks, for `user` or distributed evenly over user-0, user-1 and so on."""
         self.run(FILL, tasks=tasks, users=self.users, user=user)
 
     def restore(self) -> None:
-        """Remove what loads have created, and what changes have left behind."""
-        self.run("DELETE FROM tasks WHERE user_id >= 'writer-' AND user_id < 'writer.'")  # the order is C's
+        """Delete the tasks that loads have created, and vacuum."""
+        self.run("DELETE FROM tasks WHERE user_id >= 'writer-' AND user_id < 'writer.'")  # with the collation C
         self.run("VACUUM ANALYZE")
 
     def settle(self) -> None:
-        """Restore it and have everything written, so that no load pays for the one before it."""
+        """Restore the data and write a checkpoint, so that no load pays for the previous one."""
         self.restore()
         self.run("CHECKPOINT")
 
-    def lines(self) -> list[tuple[str, str]]:
-        """Return the sample: users, each with the id of one of their tasks."""
+    def sample_tasks(self) -> list[tuple[str, str]]:
+        """Return the sample as pairs of a user and the id of one of their tasks."""
         return [(user, task) for user, task in map(str.split, self.sample.read_text().splitlines())]
 
 
 def postgres(**configuration: str) -> Postgres:
-    """Debian's PostgreSQL in a temporary folder. It writes to disk as in production."""
+    """Return a PostgreSQL in a temporary folder, with fsync as in production."""
     return Postgres(tls=False, **CONFIGURATION | configuration)
 
 
 def seed(server: Postgres, name: str, folder: Path, *, tasks: int, users: int) -> Data:
-    """Make a database with so many tasks of so many users."""
-    server.administer(f"CREATE DATABASE {name} OWNER tasks TEMPLATE template0 LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'")
-    server.administer("GRANT pg_checkpoint TO tasks")
+    """Create the database `name` with so many tasks of so many users; `folder` is for the sample."""
+    server.run_as_admin(
+        f"CREATE DATABASE {name} OWNER tasks TEMPLATE template0 LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"
+    )
+    server.run_as_admin("GRANT pg_checkpoint TO tasks")
     data = Data(users, server.dsn(database=name).removesuffix("?"), folder / f"{name}.txt")
     create_tables(data.dsn)
     data.add(tasks)

@@ -1,7 +1,7 @@
-"""What 20 ms of network between a program and PostgreSQL cost each endpoint, in round trips.
+"""The cost of 20 ms of network latency between a program and PostgreSQL, in round trips per request.
 
-The time of an endpoint is the median of requests sent one after the other over one connection. It
-is divided by what `SELECT 1` takes over the same network on an open connection: one round trip.
+The time of an endpoint is the median of sequential requests over one connection. The time of one
+round trip is that of `SELECT 1` on an open connection over the same network.
 """
 
 import http.client
@@ -21,11 +21,11 @@ from benchmarks.data import Data
 from benchmarks.programs import SERVICE, TEXTBOOK, running
 from tests.servers import relaying
 
-ONE_WAY = 0.010  # seconds
+ONE_WAY = 0.010  # seconds, the latency in each direction
 BODY = {"title": "Buy milk", "priority": "high", "tags": ["home"]}
 TASKS, ONE = "/api/{user_id}/tasks", "/api/{user_id}/tasks/{task_id}"
 
-# The query and the body with which each endpoint is asked. Those that touch no database are left out.
+# The query and the body for each endpoint that uses the database.
 REQUESTS: dict[str, tuple[str, Any]] = {
     f"GET {TASKS}": ("?limit=20", None),
     f"POST {TASKS}": ("", BODY),
@@ -46,38 +46,38 @@ NO_DATABASE = {"GET /health"}
 
 
 def measure(data: Data, folder: Path, times: int) -> Iterator[dict[str, Any]]:
-    """Yield the round trip and the time of each endpoint, in milliseconds, of the service and the textbook."""
+    """Yield the milliseconds of a round trip and of each endpoint, for the service and the textbook program."""
     with relaying(data.dsn, delay=ONE_WAY) as relay:
         dsn = re.sub(r":\d+/", f":{relay.port}/", data.dsn)
         with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
-            trip = statistics.median(timed(lambda: cursor.execute("SELECT 1")) for _ in range(times))
+            round_trip = statistics.median(timed(lambda: cursor.execute("SELECT 1")) for _ in range(times))
         for program in (SERVICE, TEXTBOOK):
-            with running([program], dsn, 1, folder) as [one]:
-                client = http.client.HTTPConnection("127.0.0.1", one.port, timeout=30)
-                paths = json.loads(ask(client, "GET", "/openapi.json"))["paths"]
-                offered = [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
-                if unknown := set(offered) - set(REQUESTS) - NO_DATABASE:
-                    raise RuntimeError(f"distance.py does not know how to ask {', '.join(sorted(unknown))}")
-                found = {name: endpoint(client, name, times) for name in offered if name in REQUESTS}
+            with running([program], dsn, 1, folder) as [started]:
+                client = http.client.HTTPConnection("127.0.0.1", started.port, timeout=30)
+                paths = json.loads(send(client, "GET", "/openapi.json"))["paths"]
+                operations = [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
+                if unknown := set(operations) - set(REQUESTS) - NO_DATABASE:
+                    raise RuntimeError(f"distance.py has no request for {', '.join(sorted(unknown))}")
+                medians = {name: median_milliseconds(client, name, times) for name in operations if name in REQUESTS}
                 client.close()
-            yield {"program": program.name, "round_trip": trip, "endpoints": found}
+            yield {"program": program.name, "round_trip": round_trip, "endpoints": medians}
 
 
-def endpoint(client: http.client.HTTPConnection, name: str, times: int) -> float:
-    """Return the median of so many requests, after some that are not counted, each for a task of its own."""
+def median_milliseconds(client: http.client.HTTPConnection, name: str, times: int) -> float:
+    """Return the median of so many requests, each for a new task, after three that do not count."""
     method, path = name.split()
     query, body = REQUESTS[name]
-    taken = []
+    milliseconds = []
     for _ in range(times + 3):
         user = f"writer-{uuid4()}"
-        task = json.loads(ask(client, "POST", TASKS.format(user_id=user), BODY))["id"]
+        task = json.loads(send(client, "POST", TASKS.format(user_id=user), BODY))["id"]
         target = (path + query).format(user_id=user, task_id=task)
-        taken.append(timed(lambda: ask(client, method, target, body)))  # noqa: B023
-    return statistics.median(taken[3:])
+        milliseconds.append(timed(lambda: send(client, method, target, body)))  # noqa: B023
+    return statistics.median(milliseconds[3:])
 
 
-def ask(client: http.client.HTTPConnection, method: str, path: str, body: Any = None) -> bytes:
+def send(client: http.client.HTTPConnection, method: str, path: str, body: Any = None) -> bytes:
     headers = {} if body is None else {"Content-Type": "application/json"}
     client.request(method, path, None if body is None else json.dumps(body), headers)
     response = client.getresponse()
@@ -88,7 +88,7 @@ def ask(client: http.client.HTTPConnection, method: str, path: str, body: Any = 
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Return how many milliseconds a call takes."""
+    """Return the milliseconds that a call takes."""
     begin = time.perf_counter()
     call()
     return (time.perf_counter() - begin) * 1000

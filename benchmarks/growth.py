@@ -1,8 +1,8 @@
-"""What each sort and filter of the list costs a user with 100 and with 100,000 tasks: `make bench-growth`.
+"""The cost of each sort and filter of the list for users with 100 and 100,000 tasks: `make bench-growth`.
 
-1,000,000 tasks of others are in the table, too. PostgreSQL logs the plan of each statement that it
-executes (auto_explain), once with custom and once with generic plans, between which it chooses for a
-prepared statement. Times are its own for executing the statement, without planning.
+The table also has 1,000,000 tasks of other users. PostgreSQL logs the plan of each statement
+(auto_explain). Everything is measured with custom and with generic plans, because PostgreSQL may
+choose either for a prepared statement. The times are those of the execution, without planning.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.data import postgres, seed
-from benchmarks.distance import ask
+from benchmarks.distance import send
 from benchmarks.programs import SERVICE, running
 
 HEAVY, HEAVY_TASKS, CALLS = "heavy", 100_000, 9
@@ -23,7 +23,7 @@ EXPLAIN = {
     "session_preload_libraries": "auto_explain",
     "auto_explain.log_min_duration": "0",
     "auto_explain.log_analyze": "on",
-    "auto_explain.log_timing": "off",  # of each node, which would be a good part of the time
+    "auto_explain.log_timing": "off",  # timing every node would slow the statements down
     "auto_explain.log_format": "json",
 }
 NOW = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -42,17 +42,17 @@ FILTERS = {
 }
 
 
-def request(client: HTTPConnection, log: IO[str], path: str) -> tuple[float, dict[str, Any]]:
-    """Send a request; return how many milliseconds its statement took, and the plan."""
+def explain(client: HTTPConnection, log: IO[str], path: str) -> tuple[float, dict[str, Any]]:
+    """Send a GET request; return the milliseconds and the plan of its longest statement."""
     log.seek(0, 2)
-    ask(client, "GET", path)
+    send(client, "GET", path)
     executed = re.findall(r"duration: ([\d.]+) ms  plan:\n((?:\t.*\n)+)", log.read())
-    milliseconds, explained = max(executed, key=lambda one: float(one[0]))
+    milliseconds, explained = max(executed, key=lambda logged: float(logged[0]))
     return float(milliseconds), json.loads(explained)["Plan"]
 
 
 def describe(plan: dict[str, Any]) -> str:
-    """Say which index is read, and whether that stops when the page is full."""
+    """Return the indexes of the plan, and whether it stops reading when the page is full."""
     nodes = [plan]
     for node in nodes:
         nodes += node.get("Plans", [])
@@ -62,7 +62,7 @@ def describe(plan: dict[str, Any]) -> str:
 
 
 def page_1000(client: HTTPConnection) -> str:
-    """Return the path of the page of 100 tasks after which 100 are left."""
+    """Return the path of page 1,000, with 100 tasks per page."""
     path = f"/api/{HEAVY}/tasks?limit=100"
     for _ in range(999):
         client.request("GET", path)
@@ -80,11 +80,11 @@ def main() -> None:
         data.settle()
         log = (server.folder / "log").open()
         for mode in ("custom", "generic"):
-            server.administer(f"ALTER ROLE tasks SET plan_cache_mode = force_{mode}_plan")
+            server.run_as_admin(f"ALTER ROLE tasks SET plan_cache_mode = force_{mode}_plan")
             with running([SERVICE], data.dsn, 1, Path(folder)) as [service]:
                 client = HTTPConnection("127.0.0.1", service.port, timeout=60)
-                operation = json.loads(ask(client, "GET", "/openapi.json"))["paths"]["/api/{user_id}/tasks"]["get"]
-                known = {one["name"]: one["schema"] for one in operation["parameters"] if one["in"] == "query"}
+                operation = json.loads(send(client, "GET", "/openapi.json"))["paths"]["/api/{user_id}/tasks"]["get"]
+                known = {item["name"]: item["schema"] for item in operation["parameters"] if item["in"] == "query"}
                 if unknown := set(known) - {*FILTERS, "sort", "limit", "cursor"}:
                     raise RuntimeError(f"growth.py has no value for {', '.join(sorted(unknown))}")
                 queries = [f"sort={sort}" for sort in known["sort"]["enum"]]
@@ -97,8 +97,8 @@ def main() -> None:
                         if user != HEAVY and "%s" not in path:
                             cells.append("-")
                             continue
-                        runs = [request(client, log, path.replace("%s", user)) for _ in range(CALLS)]
-                        cells.append(f"{statistics.median(taken for taken, _ in runs):.2f} ms")
+                        runs = [explain(client, log, path.replace("%s", user)) for _ in range(CALLS)]
+                        cells.append(f"{statistics.median(milliseconds for milliseconds, _ in runs):.2f} ms")
                     print(f"| `{title}` | {mode} | {' | '.join(cells)} | {describe(runs[-1][1])} |", flush=True)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the benchmarks start, where it is missing: PostgreSQL, the loads, Node. On Debian.
+# Install the programs that the benchmarks need and that are missing: PostgreSQL, wrk, hey and Node. For Debian.
 set -euo pipefail
 
 missing=()

@@ -1,13 +1,13 @@
--- What wrk sends: `wrk ... -s loads.lua URL -- LOAD SAMPLE USERS`.
--- SAMPLE is a file with a user and the id of one of their tasks in each line.
+-- The requests of wrk: `wrk ... -s loads.lua URL -- LOAD SAMPLE USERS`.
+-- SAMPLE is a file; each line has a user and the id of one of their tasks.
 
 local BODY = '{"title": "Buy milk", "description": "Two litres", "priority": "high", "tags": ["home", "shop"], '
   .. '"due_date": "2030-12-24T18:00:00+01:00"}'
 local JSON = { ["Content-Type"] = "application/json" }
-local known, users = {}, 0
+local paths, users = {}, 0
 
 local function some_task()
-  return known[math.random(#known)]
+  return paths[math.random(#paths)]
 end
 
 local function read()
@@ -18,7 +18,7 @@ local function list(limit)
   return wrk.format("GET", "/api/user-" .. math.random(0, users - 1) .. "/tasks?limit=" .. limit)
 end
 
--- New tasks have owners of their own, so that what is read and listed stays the same.
+-- New tasks belong to other users, so that reads and lists return the same in each run.
 local function create()
   return wrk.format("POST", "/api/writer-" .. math.random(0, 999) .. "/tasks", JSON, BODY)
 end
@@ -47,12 +47,12 @@ function init(args)
   users = tonumber(args[3])
   for line in io.lines(args[2]) do
     local user, id = line:match("(%S+) (%S+)")
-    known[#known + 1] = "/api/" .. user .. "/tasks/" .. id
+    paths[#paths + 1] = "/api/" .. user .. "/tasks/" .. id
   end
   request = LOADS[args[1]]
 end
 
-function request() end -- wrk asks whether there is one before init has chosen it
+function request() end -- wrk checks before init that `request` exists
 
 function done(summary)
   local errors = summary.errors

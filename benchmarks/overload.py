@@ -1,7 +1,8 @@
-"""More than the database can take, and one user who takes all of it: run by `make bench-overload`.
+"""Twice the load that the database can handle, and one user whose requests wait for a lock: `make bench-overload`.
 
-A policy on the table makes each read of a task wait 200 ms inside PostgreSQL, which costs it no
-CPU, and counts it: 20 connections can carry out 100 statements a second. The clients send twice that.
+A row-level security policy counts each read of a task and makes it wait 200 ms in PostgreSQL
+without using CPU, so that 20 connections can execute 100 statements a second. The clients send
+twice as many requests.
 """
 
 import asyncio
@@ -20,18 +21,18 @@ from benchmarks.programs import SERVICE, running
 from tests.faults.postgres import Postgres
 
 USERS, RATE, SECONDS, COUNTED_FROM = 500, 200, 20, 8
-PATIENCES = (10, 2)
+TIMEOUTS = (10, 2)  # seconds, of the clients
 
-# What each row of the table says, what is to be reached, and what version 1.0.0 reached in five runs.
+# By key of the results: the title of the row, the target, and the results of version 1.0.0 in five runs.
 MEASURED = "2026-11-24"
 ROWS = {
     "served 10": ("clients that wait 10 s: served, of what they sent after 8 s", "at least 45 %", "1 to 20 %"),
     "reached 10": ("statements that reached PostgreSQL", "", "1,166 to 1,530"),
-    "for nobody 10": ("of these, for nobody", "at most 5 %", "7 to 32 %"),
+    "for nobody 10": ("of these, after the client gave up", "at most 5 %", "7 to 32 %"),
     "refused 10": ("503, of 4,000, and after how long", "", "2,057 to 2,928; median 5.5 to 6.3 s"),
     "served 2": ("clients that wait 2 s: served, of what they sent after 8 s", "at least 45 %", "0 %"),
     "reached 2": ("statements that reached PostgreSQL", "", "862 to 1,481"),
-    "for nobody 2": ("of these, for nobody", "at most 5 %", "63 to 79 %"),
+    "for nobody 2": ("of these, after the client gave up", "at most 5 %", "63 to 79 %"),
     "refused 2": ("503, of 4,000, and after how long", "", "0"),
     "lock": (
         "another user's reads beside 60 requests that wait for a lock",
@@ -51,52 +52,52 @@ ALTER TABLE tasks ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 
 
 def measure(server: Postgres, folder: Path) -> dict[str, str]:
-    """Return what was found, in words, by the names of ROWS."""
+    """Return the results as texts, by the keys of ROWS."""
     data = seed(server, "overload", folder, tasks=USERS, users=USERS)
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     data.run(SLOW)
-    for patience in PATIENCES:
-        found |= twice_the_load(data, folder, patience)
+    for timeout in TIMEOUTS:
+        results |= twice_the_load(data, folder, timeout)
     data.run("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY")
-    return found | beside_a_lock(data, folder)
+    return results | beside_a_lock(data, folder)
 
 
-def twice_the_load(data: Data, folder: Path, patience: int) -> dict[str, str]:
-    """Send 200 reads a second to a pool that can take 100."""
-    sample = data.lines()
-    chosen = random.Random(1)  # noqa: S311
+def twice_the_load(data: Data, folder: Path, timeout: int) -> dict[str, str]:
+    """Send 200 reads a second to a pool that can execute 100; clients wait `timeout` seconds."""
+    sample = data.sample_tasks()
+    random_ = random.Random(1)  # noqa: S311
 
     async def load(url: str) -> list[Outcome]:
         begin = time.monotonic() + 1
 
-        async def once(due: float) -> Outcome:
-            user, task = chosen.choice(sample)
-            client = Client(url, patience)
+        async def send(due: float) -> Outcome:
+            user, task = random_.choice(sample)
+            client = Client(url, timeout)
             outcome = await client.send(begin, due, "GET", f"/api/{user}/tasks/{task}")
             client.close()
             return outcome
 
-        return await asyncio.gather(*(once(number / RATE) for number in range(RATE * SECONDS)))
+        return await asyncio.gather(*(send(number / RATE) for number in range(RATE * SECONDS)))
 
     data.run("SELECT setval('reached', 1, false)")
     with running([SERVICE], data.dsn, 1, folder) as [service]:
         outcomes = asyncio.run(load(service.url))
     [(reached,)] = data.run("SELECT last_value FROM reached")
-    served = [one for one in outcomes if one.status == 200]
-    refused = [one.seconds * 1000 for one in outcomes if one.status == 503]
-    late = [one for one in outcomes if one.due >= COUNTED_FROM]
-    late_served = sum(one.status == 200 for one in late)
+    served = [outcome for outcome in outcomes if outcome.status == 200]
+    rejected = [outcome.seconds * 1000 for outcome in outcomes if outcome.status == 503]
+    late = [outcome for outcome in outcomes if outcome.due >= COUNTED_FROM]
+    late_served = sum(outcome.status == 200 for outcome in late)
     return {
-        f"served {patience}": f"{100 * late_served / len(late):.0f} %",
-        f"reached {patience}": f"{int(reached):,}",
-        f"for nobody {patience}": f"{100 - 100 * len(served) / int(reached):.0f} %",
-        f"refused {patience}": f"{len(refused):,}; {times(refused)}",
+        f"served {timeout}": f"{100 * late_served / len(late):.0f} %",
+        f"reached {timeout}": f"{int(reached):,}",
+        f"for nobody {timeout}": f"{100 - 100 * len(served) / int(reached):.0f} %",
+        f"refused {timeout}": f"{len(rejected):,}; {latencies(rejected)}",
     }
 
 
 def beside_a_lock(data: Data, folder: Path) -> dict[str, str]:
-    """Let 60 requests of one user wait for a lock, and have another user read meanwhile."""
-    (busy, locked), (other, task) = data.lines()[:2]
+    """Let 60 requests of one user wait for a lock, and measure the reads of another user."""
+    (busy, locked), (other, task) = data.sample_tasks()[:2]
 
     async def load(url: str) -> list[Outcome]:
         begin = time.monotonic() + 0.5
@@ -111,10 +112,10 @@ def beside_a_lock(data: Data, folder: Path) -> dict[str, str]:
 
     with running([SERVICE], data.dsn, 1, folder) as [service], row_locked(data, locked):
         outcomes = asyncio.run(load(service.url))
-    refused = sum(one.status == 503 for one in outcomes)
+    rejected = sum(outcome.status == 503 for outcome in outcomes)
     return {
-        "lock": times([one.seconds * 1000 for one in outcomes]),
-        "lock refused": f"{refused} of {len(outcomes)}",
+        "lock": latencies([outcome.seconds * 1000 for outcome in outcomes]),
+        "lock refused": f"{rejected} of {len(outcomes)}",
     }
 
 
@@ -125,13 +126,13 @@ def row_locked(data: Data, task: str) -> Iterator[None]:
         yield
 
 
-def times(milliseconds: list[float]) -> str:
-    """Say the median and the 95th percentile."""
+def latencies(milliseconds: list[float]) -> str:
+    """Return the median and the 95th percentile as a text."""
     if len(milliseconds) < 2:
         return "none to time"
     cuts = statistics.quantiles(milliseconds, n=20)
-    return f"median {seconds(cuts[9])}, p95 {seconds(cuts[18])}"
+    return f"median {duration(cuts[9])}, p95 {duration(cuts[18])}"
 
 
-def seconds(milliseconds: float) -> str:
+def duration(milliseconds: float) -> str:
     return f"{milliseconds / 1000:.1f} s" if milliseconds >= 1000 else f"{milliseconds:.0f} ms"

@@ -1,4 +1,4 @@
-"""The service and its peers: how each is started, watched and ended."""
+"""The service and its peers, and how they are started, watched and stopped."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from typing import IO
 
 import psutil
 
-from tests.faults.postgres import free_port
+from tests.faults.processes import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 20  # to the database, of each worker
-NOBODY = "/api/nobody/tasks/00000000-0000-4000-8000-000000000000"
+MISSING_TASK = "/api/nobody/tasks/00000000-0000-4000-8000-000000000000"
 
 LOADS = {
     "read": "read one",
@@ -35,7 +35,7 @@ WRITES = ("create", "toggle", "mix")
 
 @dataclass(frozen=True)
 class Program:
-    """One of those that are compared, and the loads it takes. `command` takes a port and a number of workers."""
+    """A program, and the loads that it supports. `command` takes a port and a number of workers."""
 
     name: str
     title: str
@@ -44,7 +44,7 @@ class Program:
 
 
 def uvicorn(app: str, *options: str, python: str = sys.executable) -> Callable[[int, int], list[str]]:
-    """Return the command for an ASGI app, without a line for each request, which no peer writes either."""
+    """Return the command for an ASGI app, without an access log, because no peer has one."""
     return lambda port, workers: [
         *(python, "-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning"),
         *options,
@@ -53,10 +53,13 @@ def uvicorn(app: str, *options: str, python: str = sys.executable) -> Callable[[
 
 
 def node(script: str) -> Callable[[int, int], list[str]]:
-    return lambda _port, _workers: ["node", str(ROOT / "benchmarks/peers" / script)]  # they read the environment
+    return lambda _port, _workers: [
+        "node",
+        str(ROOT / "benchmarks/peers" / script),
+    ]  # they read PORT and WORKERS from the environment
 
 
-OPTIONS = ("--http", "protocol:LimitedHttp")  # as README starts the service
+OPTIONS = ("--http", "protocol:LimitedHttp")  # as in the README
 READS = ("read", "list20")
 SERVICE = Program("service", "this service", uvicorn("main:app", *OPTIONS))
 TEXTBOOK = Program("textbook", "FastAPI + SQLModel, as taught", uvicorn("benchmarks.peers.textbook:app"))
@@ -72,10 +75,10 @@ ALL = {program.name: program for program in (SERVICE, *PEERS, CONSTANT, RAW)}
 
 
 class Running:
-    """A program that takes requests, in a process group of its own."""
+    """A started program, in its own process group."""
 
     def __init__(self, program: Program, dsn: str, workers: int, folder: Path, log: IO[bytes]) -> None:
-        """Start it and wait for its first response; `took` says how many seconds that was."""
+        """Start the program and wait for its first response; `startup_seconds` is the time until then."""
         self.program = program
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -86,24 +89,24 @@ class Running:
             "WORKERS": str(workers),
             "NODE_ENV": "production",
             "LOG_LEVEL": "error",
-            "CONSTANT": str(folder / "constant.json"),  # of raw_asgi.py
+            "CONSTANT": str(folder / "constant.json"),  # for raw_asgi.py
         }
         begin = time.perf_counter()
         self._process = subprocess.Popen(
             program.command(self.port, workers),
             cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-        while not self._answers():
+        while not self._responds():
             if self._process.poll() is not None or time.perf_counter() > begin + 60:
                 self.stop()
                 raise RuntimeError(f"{program.title} does not start:\n{Path(log.name).read_text()[-2000:]}")
             time.sleep(0.005)
-        self.took = time.perf_counter() - begin
+        self.startup_seconds = time.perf_counter() - begin
 
-    def _answers(self) -> bool:
-        """Tell whether it answers a read, be it that there is no such task."""
+    def _responds(self) -> bool:
+        """Return whether the program responds to a read of a missing task, with 404 or 200."""
         try:
-            with urllib.request.urlopen(self.url + NOBODY, timeout=5) as response:  # noqa: S310
+            with urllib.request.urlopen(self.url + MISSING_TASK, timeout=5) as response:  # noqa: S310
                 return bool(response.status == 200)
         except urllib.error.HTTPError as error:
             return error.code == 404
@@ -117,7 +120,7 @@ class Running:
         return []
 
     def cpu_seconds(self) -> float:
-        """Return the time that its processes have computed so far."""
+        """Return the CPU time of its processes so far."""
         total = 0.0
         for process in self._processes():
             with suppress(psutil.Error):
@@ -126,26 +129,26 @@ class Running:
         return total
 
     @contextmanager
-    def watched(self) -> Iterator[list[float]]:
-        """Yield a list whose one item is the most memory, in MB, that its largest process has had so far."""
-        most, done = [0.0], threading.Event()
+    def memory_watched(self) -> Iterator[list[float]]:
+        """Yield a list with one item, the peak memory in MB of its largest process so far."""
+        peak, done = [0.0], threading.Event()
 
         def watch() -> None:
             while not done.wait(0.25):
                 for process in self._processes():
                     with suppress(psutil.Error):
-                        most[0] = max(most[0], process.memory_info().rss / 1e6)
+                        peak[0] = max(peak[0], process.memory_info().rss / 1e6)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            yield most
+            yield peak
         finally:
             done.set()
             watcher.join()
 
     def stop(self) -> None:
-        """End it, and at once if it does not end in order."""
+        """Send SIGTERM to its process group, and SIGKILL 5 seconds later."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
@@ -155,12 +158,12 @@ class Running:
 
 @contextmanager
 def running(programs: Sequence[Program], dsn: str, workers: int, folder: Path) -> Iterator[list[Running]]:
-    """Start the programs on one database. All stay there, idle, while one of them is measured."""
+    """Start the programs on one database. They are idle while another one is measured."""
     with ExitStack() as stack:
         started = []
         for program in programs:
             log = stack.enter_context((folder / f"{program.name}.log").open("ab"))
-            one = Running(program, dsn, workers, folder, log)
-            stack.callback(one.stop)
-            started.append(one)
+            running_program = Running(program, dsn, workers, folder, log)
+            stack.callback(running_program.stop)
+            started.append(running_program)
         yield started

@@ -1,4 +1,4 @@
-"""The endpoints: a short function for each."""
+"""The endpoints, one short function each."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from fastapi import Request
 import errors
 from queries import Columns, Query
 
-# The name is what a generated client calls the operation.
+# A generated client names each operation after its function.
 ROUTER: dict[str, Any] = {"generate_unique_id_function": lambda route: route.name}
 API_ROUTER = ROUTER | {"responses": errors.problem_responses(401, 404, 413, 422, 500, 503)}
 
 
 async def fetch(request: Request, query: Query[*Columns]) -> list[tuple[*Columns]]:
-    """Run a query for a request, as `Database.fetch` does."""
+    """Run a query for a request and return its rows. Raises what `Database.fetch` raises."""
     rows: list[tuple[*Columns]] = await request.app.state.database.fetch(query, request.is_disconnected)
     return rows

@@ -1,4 +1,4 @@
-"""Is the service up, and does its database answer? And the way to its documentation."""
+"""The health checks, and the redirect from `/` to the documentation."""
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
@@ -15,21 +15,21 @@ router = DirectRouter(tags=[TAG["name"]], **ROUTER)
 
 @router.get("/", include_in_schema=False)
 async def root(request: Request) -> Response:
-    """The documentation. Relative, so that no Host header can send a browser elsewhere."""
+    """Redirect to the documentation. The URL is relative, so that a forged Host header has no effect."""
     return RedirectResponse(request.scope.get("root_path", "").rstrip("/") + "/docs")
 
 
 @router.get("/health", response_model=Health)
 async def health() -> Response:
-    """The process is up.
+    """Report that the process is up.
 
-    This touches no database, so a probe never keeps a serverless one awake.
+    It does not use the database, so a probe never keeps a serverless database awake.
     """
     return JSONBytes(b'{"status": "ok"}')
 
 
 @router.get("/health/ready", response_model=Health, responses=problem_responses(500, 503))
 async def ready(request: Request) -> Response:
-    """The database answers."""
+    """Report that the database responds."""
     await fetch(request, queries.READY.bind())
     return JSONBytes(b'{"status": "ready"}')

@@ -1,4 +1,4 @@
-"""The tasks of a user. Each endpoint is one SQL statement, and the JSON that it makes is the response."""
+"""The endpoints of a user's tasks. Each runs one SQL statement, and sends the JSON that PostgreSQL made."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ from routes import API_ROUTER, fetch
 from routing import DirectRouter, JSONBytes
 from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
-TAG = {"name": "tasks", "description": "A user's tasks, one by one and many at once."}
+TAG = {"name": "tasks", "description": "A user's tasks, single and in bulk."}
 router = DirectRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
 
-WRITTEN = response_headers(200, "ETag") | problem_responses(404, 412)
+WRITE_RESPONSES = response_headers(200, "ETag") | problem_responses(404, 412)
 
-# The most asked for come first: the router tries them in this order.
+# The most frequent endpoints come first: the router tries them in this order.
 
 
 @router.get(
@@ -42,10 +42,10 @@ async def list_tasks(
     query: Annotated[schemas.ListQuery, Query()],
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """A page of the user's tasks, newest first.
+    """List the user's tasks, newest first, one page at a time.
 
-    When more follow, `Link` has the address of the next page. Following it to the end gives each
-    task once, also while others are added or removed.
+    When there are more tasks, `Link` has the URL of the next page. Following it to the end returns each
+    task once, even while other tasks are added or removed.
     """
     tasks_url = _tasks_url(request, user_id)
     statement = queries.list_tasks(
@@ -53,19 +53,19 @@ async def list_tasks(
         tasks_url=tasks_url,
         sort=query.sort,
         filters=query.filters(),
-        after=_after(query, user_id),
-        limit=query.limit + 1,  # one more than is shown tells whether more follow
+        after=_decode_cursor(query, user_id),
+        limit=query.limit + 1,  # one more than the page: is there a next page?
         total=query.total,
     )
     rows = await fetch(request, statement)
-    page, body = _page([task for task, _ in rows[: query.limit] if task is not None])
+    page, body = _fit_page([task for task, _ in rows[: query.limit] if task is not None])
     headers = []
     if query.total:
         headers.append((b"x-total-count", f"{rows[0][1]}".encode()))
     if page and len(rows) > len(page):
-        headers.append((b"link", _next_page(request, query, tasks_url, json.loads(page[-1]), user_id)))
+        headers.append((b"link", _next_link(request, query, tasks_url, json.loads(page[-1]), user_id)))
     etag = hashlib.sha256(body, usedforsecurity=False).hexdigest()[:32]
-    return _unless_same(if_none_match, body, etag, *headers)
+    return _conditional_response(if_none_match, body, etag, *headers)
 
 
 @router.post(
@@ -77,15 +77,15 @@ async def list_tasks(
 async def create_task(
     request: Request, user_id: UserId, body: TaskInput, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Create one task. `Location` has its address.
+    """Create a task. `Location` has its URL.
 
-    With an `Idempotency-Key`, sending it again makes no second task: the response is the task as it
-    is by now, with `Idempotent-Replayed: true`.
+    A request that is repeated with the same `Idempotency-Key` creates no second task: the response is the
+    current state of the first, with `Idempotent-Replayed: true`.
     """
-    # The id comes from owner and key, so that the table's primary key is what makes it happen once.
-    task_id = uuid4() if idempotency_key is None else _digest(user_id, idempotency_key)
-    fingerprint = None if idempotency_key is None else _digest(body.model_dump_json())
-    version = random.getrandbits(53)  # anywhere, see models.Task; exact in JavaScript too
+    # The id is derived from owner and key, so that the primary key prevents a second task.
+    task_id = uuid4() if idempotency_key is None else _uuid_digest(user_id, idempotency_key)
+    fingerprint = None if idempotency_key is None else _uuid_digest(body.model_dump_json())
+    version = random.getrandbits(53)  # see models.Task; JavaScript has integers of 53 bits
     tasks_url = _tasks_url(request, user_id)
     fields = body.model_dump(mode="json")
     statement = queries.create_task(
@@ -94,7 +94,7 @@ async def create_task(
     [(task, found_version, found_fingerprint)] = await fetch(request, statement)
     if found_fingerprint != fingerprint:
         where = ("header", "idempotency-key")
-        raise errors.validation_error(where, "The key was sent before with another body", "idempotency_key_reused")
+        raise errors.validation_error(where, "The key was already used with another body", "idempotency_key_reused")
     headers = [(b"location", f"{tasks_url}{task_id}".encode()), (b"etag", b'"%d"' % found_version)]
     if found_version != version:
         headers.append((b"idempotent-replayed", b"true"))
@@ -105,15 +105,15 @@ async def create_task(
     "/{task_id}", response_model=schemas.Task, responses=response_headers(200, "ETag") | problem_responses(304, 404)
 )
 async def read_task(request: Request, user_id: UserId, task_id: TaskId, if_none_match: IfNoneMatch = None) -> Response:
-    """One task."""
+    """Read a task."""
     rows = await fetch(request, queries.read_task(user_id, task_id, tasks_url=_tasks_url(request, user_id)))
     if not rows:
         raise errors.not_found()
     [(task, version)] = rows
-    return _unless_same(if_none_match, task, version)
+    return _conditional_response(if_none_match, task, version)
 
 
-@router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITTEN)
+@router.patch("/{task_id}/complete", response_model=schemas.Task, responses=WRITE_RESPONSES)
 async def complete_task(
     request: Request,
     user_id: UserId,
@@ -121,84 +121,86 @@ async def complete_task(
     body: schemas.OptionalCompletion = None,
     if_match: IfMatch = None,
 ) -> Response:
-    """Toggle a task without a body, or set it with `{"completed": true}`, which is safe to repeat."""
+    """Toggle `completed` when there is no body, or set it to the value in the body, which is safe to repeat."""
     if body is not None:
-        return await _set_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
-    tasks_url, versions = _tasks_url(request, user_id), _versions(if_match)
-    return _written(await fetch(request, queries.toggle_task(user_id, task_id, tasks_url=tasks_url, versions=versions)))
+        return await _update_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
+    tasks_url, versions = _tasks_url(request, user_id), _parse_if_match(if_match)
+    return _task_response(
+        await fetch(request, queries.toggle_task(user_id, task_id, tasks_url=tasks_url, versions=versions))
+    )
 
 
-@router.patch("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
+@router.patch("/{task_id}", response_model=schemas.Task, responses=WRITE_RESPONSES)
 async def update_task(
     request: Request, user_id: UserId, task_id: TaskId, body: TaskPatch, if_match: IfMatch = None
 ) -> Response:
-    """Change the fields that are sent. `null` clears one that can be null."""
-    return await _set_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
+    """Change the fields that are sent. `null` clears a nullable field."""
+    return await _update_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
 
 
-@router.put("/{task_id}", response_model=schemas.Task, responses=WRITTEN)
+@router.put("/{task_id}", response_model=schemas.Task, responses=WRITE_RESPONSES)
 async def replace_task(
     request: Request, user_id: UserId, task_id: TaskId, body: TaskInput, if_match: IfMatch = None
 ) -> Response:
-    """Replace a task. A field that is left out goes back to its default."""
-    return await _set_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
+    """Replace a task. A field that is omitted is reset to its default."""
+    return await _update_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
 
 
 @router.delete("/{task_id}", response_model=schemas.Task, responses=problem_responses(404, 412))
 async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
-    """Delete a task. The response is the task that was deleted, so that "undo" can create it again."""
+    """Delete a task. The response is the deleted task, so that a client can offer to undo."""
     statement = queries.delete_task(
-        user_id, task_id, tasks_url=_tasks_url(request, user_id), versions=_versions(if_match)
+        user_id, task_id, tasks_url=_tasks_url(request, user_id), versions=_parse_if_match(if_match)
     )
-    return _written(await fetch(request, statement), etag=False)
+    return _task_response(await fetch(request, statement), etag=False)
 
 
-# ---- All that the filters select ------------------------------------------------------------
+# ---- Bulk -----------------------------------------------------------------------------------
 
 
 @router.patch("", response_model=schemas.Updated)
 async def update_tasks(
-    request: Request, user_id: UserId, selection: Annotated[schemas.Selection, Query()], body: schemas.NonEmptyTaskPatch
+    request: Request, user_id: UserId, filters: Annotated[schemas.BulkFilters, Query()], body: schemas.NonEmptyTaskPatch
 ) -> Response:
-    """Change every task that the filters select ("toggle all"). At least one field must be sent."""
+    """Change all tasks that match the filters ("toggle all"). At least one field must be sent."""
     fields = body.model_dump(mode="json")
     if not fields:
-        raise errors.validation_error(("body",), "Input should have a field to change", "nothing_to_change")
-    [(count,)] = await fetch(request, queries.update_tasks(user_id, fields=fields, filters=selection.filters()))
+        raise errors.validation_error(("body",), "Input should have at least one field", "nothing_to_change")
+    [(count,)] = await fetch(request, queries.update_tasks(user_id, fields=fields, filters=filters.filters()))
     return JSONBytes(b'{"updated": %d}' % count)
 
 
 @router.delete("", response_model=schemas.Deleted)
-async def delete_tasks(request: Request, user_id: UserId, selection: Annotated[schemas.Selection, Query()]) -> Response:
-    """Delete every task that the filters select ("clear completed"); without a filter, all of them."""
-    [(count,)] = await fetch(request, queries.delete_tasks(user_id, filters=selection.filters()))
+async def delete_tasks(request: Request, user_id: UserId, filters: Annotated[schemas.BulkFilters, Query()]) -> Response:
+    """Delete all tasks that match the filters ("clear completed"). Without a filter, all of the user's tasks."""
+    [(count,)] = await fetch(request, queries.delete_tasks(user_id, filters=filters.filters()))
     return JSONBytes(b'{"deleted": %d}' % count)
 
 
-# ---- What they share ------------------------------------------------------------------------
+# ---- Helpers --------------------------------------------------------------------------------
 
 
-async def _set_fields(
+async def _update_fields(
     request: Request, user_id: str, task_id: UUID, fields: dict[str, Any], if_match: str | None
 ) -> Response:
-    tasks_url, versions = _tasks_url(request, user_id), _versions(if_match)
+    tasks_url, versions = _tasks_url(request, user_id), _parse_if_match(if_match)
     statement = queries.update_task(user_id, task_id, tasks_url=tasks_url, fields=fields, versions=versions)
-    return _written(await fetch(request, statement))
+    return _task_response(await fetch(request, statement))
 
 
 ETAGS = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
 
 
-def _versions(if_match: str | None) -> list[int] | None:
-    """Return the versions that `If-Match` names, or None when any will do (RFC 9110, section 13.1.1)."""
+def _parse_if_match(if_match: str | None) -> list[int] | None:
+    """Return the versions in `If-Match`, or None when it matches any version (RFC 9110, section 13.1.1)."""
     if if_match is None or if_match.strip() == "*":
         return None
-    # `W/` is passed over: a proxy that compresses adds it, and the version stays the same.
+    # A weak ETag (`W/`) counts too: a proxy that compresses the response makes it weak.
     return [int(version) for version in ETAGS.findall(if_match)]
 
 
-def _written(rows: list[tuple[bytes | None, int | None]], *, etag: bool = True) -> Response:
-    """Return the task that was written. Raises 404 when there is none, and 412 when it has another version."""
+def _task_response(rows: list[tuple[bytes | None, int | None]], *, etag: bool = True) -> Response:
+    """Return the written task. Raises HTTPException: 404 when there is none, 412 when its version is another."""
     if not rows:
         raise errors.not_found()
     [(task, version)] = rows
@@ -207,17 +209,19 @@ def _written(rows: list[tuple[bytes | None, int | None]], *, etag: bool = True) 
     return JSONBytes(task, 200, [(b"etag", f'"{version}"'.encode())] if etag else [])
 
 
-def _page(tasks: list[bytes]) -> tuple[list[bytes], bytes]:
-    """Return as many of the tasks as fit into a page, but at least one, and their JSON array."""
+def _fit_page(tasks: list[bytes]) -> tuple[list[bytes], bytes]:
+    """Return as many of the tasks as fit into MAX_PAGE_SIZE, at least one, and their JSON array."""
     body = b"[" + b",".join(tasks) + b"]"
     if len(body) <= queries.MAX_PAGE_SIZE or len(tasks) == 1:
         return tasks, body
-    ends = accumulate((len(task) + 1 for task in tasks), initial=1)  # of the array behind each task
-    return _page(tasks[: max(1, bisect(list(ends), queries.MAX_PAGE_SIZE) - 1)])
+    ends = accumulate((len(task) + 1 for task in tasks), initial=1)  # size of the array up to each task
+    return _fit_page(tasks[: max(1, bisect(list(ends), queries.MAX_PAGE_SIZE) - 1)])
 
 
-def _unless_same(if_none_match: str | None, body: bytes, etag: object, *headers: tuple[bytes, bytes]) -> Response:
-    """Return what was read, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
+def _conditional_response(
+    if_none_match: str | None, body: bytes, etag: object, *headers: tuple[bytes, bytes]
+) -> Response:
+    """Return `body` with its ETag, or 304 when `If-None-Match` has this ETag (RFC 9110, section 13.1.2)."""
     quoted = f'"{etag}"'
     all_headers = [(b"etag", quoted.encode()), *headers]
     if if_none_match is not None and (if_none_match.strip() == "*" or quoted in if_none_match):
@@ -227,12 +231,12 @@ def _unless_same(if_none_match: str | None, body: bytes, etag: object, *headers:
     return JSONBytes(body, 200, all_headers)
 
 
-def _digest(*parts: str) -> UUID:
-    """Return an id that is always the same for these texts, in the form of version 4."""
+def _uuid_digest(*parts: str) -> UUID:
+    """Return a digest of the strings, in the form of a UUID of version 4."""
     return UUID(bytes=hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest(), version=4)
 
 
-def _after(query: schemas.ListQuery, user_id: str) -> tuple[Any, UUID] | None:
+def _decode_cursor(query: schemas.ListQuery, user_id: str) -> tuple[Any, UUID] | None:
     if query.cursor is None:
         return None
     try:
@@ -241,10 +245,10 @@ def _after(query: schemas.ListQuery, user_id: str) -> tuple[Any, UUID] | None:
         raise errors.validation_error(("query", "cursor"), "Cursor does not belong to this list", "cursor") from None
 
 
-def _next_page(request: Request, query: schemas.ListQuery, tasks_url: str, last: dict[str, Any], user_id: str) -> bytes:
-    """Return the value of `Link` that leads to the page behind the task `last` (RFC 8288)."""
-    given = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    parameters = [(name, value) for name, value in given if name != "cursor"]
+def _next_link(request: Request, query: schemas.ListQuery, tasks_url: str, last: dict[str, Any], user_id: str) -> bytes:
+    """Return the value of `Link` for the page that follows the task `last` (RFC 8288)."""
+    query_string = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    parameters = [(name, value) for name, value in query_string if name != "cursor"]
     parameters.append(("cursor", query.encode_cursor(last, user_id)))
     return f'<{tasks_url[:-1]}?{urlencode(parameters)}>; rel="next"'.encode()
 
@@ -253,26 +257,26 @@ HOST = re.compile(r"([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
 
 
 def _tasks_url(request: Request, user_id: str) -> str:
-    """Return the absolute address of the user's tasks as the client sees it, with a slash at its end.
+    """Return the absolute URL of the user's tasks as the client sees it, with a slash at its end.
 
-    A proxy may say in `X-Forwarded-Proto` and `X-Forwarded-Host` what was asked of it. Anybody
-    else may say so as well: the address goes back to whoever asked, and to nobody else.
+    Behind a proxy, `X-Forwarded-Proto` and `X-Forwarded-Host` have the scheme and host of the original request.
+    A client can forge them, which changes only the URLs in its own response.
     """
     headers = dict(reversed(request.scope["headers"]))
     host = headers.get(b"host", b"")
     forwarded = headers.get(b"x-forwarded-proto", b""), headers.get(b"x-forwarded-host", b"")
     origin = _origin(request.scope["scheme"], host, *forwarded)
-    if origin is None:  # the server's own: request.base_url would take a Host of any length
+    if origin is None:  # the server's own address: request.base_url accepts a Host of any length
         origin = str(URL(scope=dict(request.scope, headers=[], path="", query_string=b"", root_path=""))).rstrip("/")
     return f"{origin}{request.scope.get('root_path', '').rstrip('/')}/api/{quote(user_id, safe='')}/tasks/"
 
 
 @lru_cache(maxsize=256)
 def _origin(scheme: str, host: bytes, forwarded_proto: bytes, forwarded_host: bytes) -> str | None:
-    """Return scheme and host of an address, or None when no header names a host that can be one."""
-    # The outermost proxy is the first in the list.
+    """Return the scheme and host of a URL, or None when no header has a valid host."""
+    # Each proxy appends its value: the first is that of the outermost.
     proto, proxy_host = (value.decode("latin-1").split(",")[0].strip() for value in (forwarded_proto, forwarded_host))
     if proto in ("http", "https", "ws", "wss"):
         scheme = proto
-    found = next(filter(HOST.fullmatch, (proxy_host, host.decode("latin-1"))), None)
-    return found and f"{scheme.replace('ws', 'http')}://{found}"
+    valid_host = next(filter(HOST.fullmatch, (proxy_host, host.decode("latin-1"))), None)
+    return valid_host and f"{scheme.replace('ws', 'http')}://{valid_host}"

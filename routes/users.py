@@ -1,4 +1,4 @@
-"""A user as a whole."""
+"""The user's summary."""
 
 from fastapi import Request, Response
 
@@ -13,6 +13,6 @@ router = DirectRouter(prefix="/api/{user_id}", tags=[TAG["name"]], **API_ROUTER)
 
 @router.get("", response_model=Summary)
 async def read_summary(request: Request, user_id: UserId) -> Response:
-    """The user's tasks in numbers, for a sidebar. A user with no task gets zeros."""
+    """Count the user's tasks, for a sidebar. Without tasks all numbers are 0."""
     [(summary,)] = await fetch(request, queries.read_summary(user_id))
     return JSONBytes(summary)

@@ -1,4 +1,4 @@
-"""What the tests share: a PostgreSQL of their own, a client, a user that nobody else has."""
+"""Fixtures and assertions that all tests share: a PostgreSQL server, a client, a new user for each test."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx2
 import psycopg2
 import pytest
 from fastapi.testclient import TestClient
@@ -37,7 +38,7 @@ TASK_FIELDS = [
     "created_at",
     "updated_at",
 ]
-MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "tests", "docs", "benchmarks")
 
@@ -46,23 +47,26 @@ Create = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def database_url() -> Iterator[str]:
-    """The PostgreSQL that all tests share, in parallel as well. TEST_DATABASE_URL names another."""
+    """Start the PostgreSQL server that all tests and all xdist workers share, and yield its URL.
+
+    If TEST_DATABASE_URL is set, yield that URL instead and start nothing.
+    """
     if given := os.environ.get("TEST_DATABASE_URL"):
         yield given
         return
-    # Not in pytest's own folder: as root the server is another user, whom pytest locks out there.
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid4().hex)
-    folder = Path(tempfile.gettempdir()) / f"tasks-{run}"
+    # Under root, PostgreSQL runs as another account, which has no access to pytest's temporary folders.
+    run_id = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid4().hex)
+    folder = Path(tempfile.gettempdir()) / f"tasks-{run_id}"
     folder.mkdir(exist_ok=True)
     yield embedded.start(folder / "postgres")
     embedded.stop(folder / "postgres")
-    if not (folder / "postgres/postmaster.pid").exists():  # the last one out
+    if not (folder / "postgres/postmaster.pid").exists():  # no other worker uses it any more
         shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
 def pooled(database_url: str) -> bool:
-    """Whether a pooler is in front, which keeps the server's sessions open as it likes."""
+    """Return whether the URL leads to a pooler, which keeps idle connections to PostgreSQL open."""
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return cursor.fetchone() != (connection.info.backend_pid,)
@@ -70,15 +74,15 @@ def pooled(database_url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def new_folder() -> Iterator[Path]:
-    """A folder for a PostgreSQL that no other test uses."""
+    """Yield a new folder for the data of a separate PostgreSQL server, and delete it afterwards."""
     with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
-        Path(folder).chmod(0o755)  # as root the server is another account
+        Path(folder).chmod(0o755)  # under root, PostgreSQL runs as another account
         yield Path(folder)
 
 
 @pytest.fixture
 def checkout(new_folder: Path) -> Path:
-    """A copy of the service, with no data of its own yet."""
+    """Return a folder with a copy of the service's files, without data."""
     copy = new_folder / str(uuid4())
     shutil.copytree(HERE, copy, ignore=NOT_COPIED)
     shutil.copy(HERE / ".env", copy)
@@ -87,91 +91,104 @@ def checkout(new_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(database_url: str) -> Settings:
-    """The defaults, on the database that all tests share."""
+    """Return the default settings with the shared database."""
     return Settings(database_url=SecretStr(database_url))
 
 
 @pytest.fixture(scope="session")
 def client(settings: Settings) -> Iterator[TestClient]:
-    """A client of the running app, which holds each answer against the contract."""
+    """Yield a client of the running app, which asserts for each response that it keeps the contract."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-        client.event_hooks = {"response": [hold_to_contract]}
+        client.event_hooks = {"response": [assert_contract]}
         yield client
 
 
 @pytest.fixture
 def user() -> str:
+    """Return the id of a user that no other test uses."""
     return f"user-{uuid4()}"
 
 
 @pytest.fixture
 def url(user: str) -> str:
-    """The path of the user's tasks."""
+    """Return the path of the user's tasks."""
     return f"/api/{user}/tasks"
 
 
 @pytest.fixture
 def create(client: TestClient, url: str) -> Create:
-    """Creates a task of the user, with any title unless one is given, and returns it."""
+    """Return a function that creates a task of the user from the given fields, and returns it as JSON.
+
+    The title defaults to "any".
+    """
 
     def create(**fields: object) -> dict[str, Any]:
-        answer = client.post(url, json={"title": "any"} | fields)
-        assert answer.status_code == 201, answer.text
-        return answer.json()
+        response = client.post(url, json={"title": "any"} | fields)
+        assert response.status_code == 201, response.text
+        return response.json()
 
     return create
 
 
-def hold_to_contract(answer: Any) -> None:
-    """Every answer, in whichever test, is of the form that the contract promises."""
-    answer.read()
-    hold_to_openapi(answer)
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    if answer.url.path.startswith("/api/"):
-        assert answer.headers["cache-control"] == "private, no-cache"
-        assert {"Authorization", "Origin"} <= set(answer.headers["vary"].split(", "))
-    if answer.request.method in ("HEAD", "OPTIONS"):
+def assert_contract(response: httpx2.Response) -> None:
+    """Assert what holds for every response: status and headers, and the form of its body."""
+    response.read()
+    assert_status_is_declared(response)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    if response.url.path.startswith("/api/"):
+        assert response.headers["cache-control"] == "private, no-cache"
+        assert {"Authorization", "Origin"} <= set(response.headers["vary"].split(", "))
+    if response.request.method in ("HEAD", "OPTIONS"):
         return
-    if answer.status_code >= 400:
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert "traceback" not in answer.text.lower()
-        Problem.model_validate(answer.json(), strict=True)
-        assert answer.json()["status"] == answer.status_code
-    elif "/tasks" in answer.url.path and answer.content:
-        assert answer.headers["content-type"] == "application/json"
-        body = answer.json()
+    if response.status_code >= 400:
+        assert response.headers["content-type"] == "application/problem+json"
+        assert "traceback" not in response.text.lower()
+        Problem.model_validate(response.json(), strict=True)
+        assert response.json()["status"] == response.status_code
+    elif "/tasks" in response.url.path and response.content:
+        assert response.headers["content-type"] == "application/json"
+        body = response.json()
         if list(body) in (["updated"], ["deleted"]):
             assert type(*body.values()) is int
             return
         for task in body if isinstance(body, list) else [body]:
-            hold_task_to_contract(task)
+            assert_task(task)
 
 
-def hold_to_openapi(answer: Any) -> None:
-    """Every status that comes is declared for its operation."""
-    path = answer.url.path
+def assert_status_is_declared(response: httpx2.Response) -> None:
+    """Assert that openapi.json declares this status for this operation, if it declares the operation."""
     for template, operations in app.openapi()["paths"].items():
-        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path):
-            operation = operations.get(answer.request.method.lower())
-            assert operation is None or str(answer.status_code) in operation["responses"], (template, answer)
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), response.url.path):
+            operation = operations.get(response.request.method.lower())
+            assert operation is None or str(response.status_code) in operation["responses"], (template, response)
 
 
-def hold_task_to_contract(task: dict[str, Any]) -> None:
+def assert_task(task: dict[str, Any]) -> None:
+    """Assert that a task has all fields in order, timestamps in UTC, and a `completed_at` while it is completed."""
     assert list(task) == TASK_FIELDS
     for name in ("completed_at", "due_date", "created_at", "updated_at"):
-        assert task[name] is None or MOMENT.fullmatch(task[name])
+        assert task[name] is None or TIMESTAMP.fullmatch(task[name])
     assert task["completed"] is (task["completed_at"] is not None)
     assert task["url"].endswith(f"/tasks/{task['id']}")
 
 
 def local(url: str) -> str:
-    """An absolute URL of an answer, as a path that the client can follow."""
+    """Return the path and the query of an absolute URL, as the test client takes them."""
     return re.sub(r"^http://[^/]+", "", url)
+
+
+def get_pages(client: TestClient, path: str) -> Iterator[httpx2.Response]:
+    """Get the list at `path` and then each next page by its `Link` header (RFC 8288), and yield the responses."""
+    while path:
+        response = client.get(path)
+        assert response.status_code == 200, response.text
+        path = local(response.links["next"]["url"]) if "next" in response.links else ""
+        yield response
 
 
 @pytest.fixture
 def empty_database(database_url: str) -> Iterator[str]:
-    """The URL of a new database with nothing in it."""
+    """Create a database without tables, yield its URL, and drop it afterwards."""
     name = f"test_{uuid4().hex}"
     with closing(psycopg2.connect(database_url)) as connection:
         connection.autocommit = True

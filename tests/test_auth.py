@@ -24,7 +24,7 @@ from pydantic import SecretStr
 import auth
 from main import create_app
 from settings import Settings
-from tests.conftest import hold_to_contract
+from tests.conftest import assert_contract
 from tests.helpers import eventually
 
 ISSUER, AUDIENCE, SECRET = "https://issuer.example", "https://tasks.example", "a shared secret, long enough for" * 2
@@ -91,7 +91,7 @@ def app_with(settings: Settings, **values: object) -> Iterator[TestClient]:
     """Start an app with these settings, and yield a client for it."""
     changed = settings.model_copy(update={"auth_issuer": ISSUER, "auth_audience": AUDIENCE} | values)
     with TestClient(create_app(changed), raise_server_exceptions=False) as client:
-        client.event_hooks = {"response": [hold_to_contract]}
+        client.event_hooks = {"response": [assert_contract]}
         yield client
 
 

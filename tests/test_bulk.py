@@ -1,4 +1,4 @@
-"""Many tasks at once: change, delete, and count."""
+"""Tests of the bulk update, the bulk delete, and the summary."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,37 +14,39 @@ from fastapi.testclient import TestClient
 from tests.conftest import Create
 
 
-def titles(client: TestClient, path: str) -> set[str]:
+def list_titles(client: TestClient, path: str) -> set[str]:
+    """Return the titles of the tasks in the list at `path`."""
     return {task["title"] for task in client.get(path).json()}
 
 
-def test_all_tasks_are_set_at_once(client: TestClient, url: str, create: Create) -> None:
-    done, open_ = create(title="done", completed=True), create(title="open")
-    answer = client.patch(url, json={"completed": True})
-    assert (answer.status_code, answer.json()) == (200, {"updated": 2})
-    now = {task["title"]: task for task in client.get(f"{url}?completed=true").json()}
-    assert now["done"]["completed_at"] == done["completed_at"]
-    assert now["open"] == open_ | {name: now["open"][name] for name in ("completed", "completed_at", "updated_at")}
+def test_bulk_update_sets_completed_on_all_selected_tasks(client: TestClient, url: str, create: Create) -> None:
+    completed, pending = create(title="completed", completed=True), create(title="pending")
+    response = client.patch(url, json={"completed": True})
+    assert (response.status_code, response.json()) == (200, {"updated": 2})
+    tasks = {task["title"]: task for task in client.get(f"{url}?completed=true").json()}
+    assert tasks["completed"]["completed_at"] == completed["completed_at"]
+    changed = {name: tasks["pending"][name] for name in ("completed", "completed_at", "updated_at")}
+    assert tasks["pending"] == pending | changed
     assert client.patch(f"{url}?completed=true", json={"completed": False}).json() == {"updated": 2}
     assert all(task["completed_at"] is None for task in client.get(url).json())
 
 
-def test_what_is_completed_is_cleared_and_nothing_else(client: TestClient, url: str, create: Create) -> None:
+def test_bulk_delete_of_completed_tasks_keeps_the_others(client: TestClient, url: str, create: Create) -> None:
     create(title="a", completed=True), create(title="b"), create(title="c", completed=True)
-    answer = client.delete(f"{url}?completed=true")
-    assert (answer.status_code, answer.json()) == (200, {"deleted": 2})
-    assert titles(client, url) == {"b"}
+    response = client.delete(f"{url}?completed=true")
+    assert (response.status_code, response.json()) == (200, {"deleted": 2})
+    assert list_titles(client, url) == {"b"}
 
 
-def test_delete_without_a_filter_deletes_all_of_the_user_and_of_nobody_else(
+def test_bulk_delete_without_filters_deletes_all_tasks_of_one_user(
     client: TestClient, url: str, create: Create
 ) -> None:
-    other = f"/api/user-{uuid4()}/tasks"
-    client.post(other, json={"title": "theirs"})
+    other_url = f"/api/user-{uuid4()}/tasks"
+    client.post(other_url, json={"title": "other"})
     create(), create()
     assert client.delete(url).json() == {"deleted": 2}
     assert client.delete(url).json() == {"deleted": 0}
-    assert titles(client, other) == {"theirs"}
+    assert list_titles(client, other_url) == {"other"}
 
 
 @pytest.mark.parametrize(
@@ -61,24 +63,24 @@ def test_delete_without_a_filter_deletes_all_of_the_user_and_of_nobody_else(
         ("completed=false&tag=y&q=zzz", set()),
     ],
 )
-def test_the_filters_of_the_list_select_for_change_and_delete(
+def test_bulk_update_and_delete_use_the_filters_of_the_list(
     client: TestClient, url: str, create: Create, query: str, selected: set[str]
 ) -> None:
     create(title="a", priority="low", tags=["x"], due_date="2026-01-01T00:00:00Z")
     create(title="b", tags=["x", "y"], due_date="2028-01-01T00:00:00Z")
     create(title="c", priority="high")
-    assert titles(client, f"{url}?{query}") == selected
-    assert client.patch(f"{url}?{query}", json={"description": "seen", "priority": "low"}).json() == {
+    assert list_titles(client, f"{url}?{query}") == selected
+    assert client.patch(f"{url}?{query}", json={"description": "changed", "priority": "low"}).json() == {
         "updated": len(selected)
     }
-    assert {task["title"] for task in client.get(url).json() if task["description"] == "seen"} == selected
+    assert {task["title"] for task in client.get(url).json() if task["description"] == "changed"} == selected
     if "priority" in query:
-        query = "q=seen"  # the change has moved them out of their own filter
+        query = "q=changed"  # the update set another priority, so the filter no longer selects the tasks
     assert client.delete(f"{url}?{query}").json() == {"deleted": len(selected)}
-    assert titles(client, url) == {"a", "b", "c"} - selected
+    assert list_titles(client, url) == {"a", "b", "c"} - selected
 
 
-def test_a_change_of_nothing_is_refused(client: TestClient, url: str, create: Create) -> None:
+def test_bulk_update_without_fields_is_rejected(client: TestClient, url: str, create: Create) -> None:
     task = create()
     assert client.patch(url, json={}).status_code == 422
     assert client.patch(url, json={"user_id": "x"}).status_code == 422
@@ -100,7 +102,7 @@ def test_a_change_of_nothing_is_refused(client: TestClient, url: str, create: Cr
         "completed=true&completed=false",
     ],
 )
-def test_what_selects_nothing_is_refused_where_it_would_be_dangerous(
+def test_bulk_requests_reject_parameters_that_are_no_valid_filter(
     client: TestClient, url: str, create: Create, query: str
 ) -> None:
     task = create()
@@ -110,52 +112,52 @@ def test_what_selects_nothing_is_refused_where_it_would_be_dangerous(
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-def test_bulk_changes_of_one_user_wait_for_one_another_so_that_none_deadlocks(
+def test_bulk_requests_of_one_user_wait_for_the_same_lock(
     client: TestClient, url: str, user: str, create: Create, database_url: str, method: str
 ) -> None:
     create()
     with (
-        closing(psycopg2.connect(database_url)) as another,
-        closing(psycopg2.connect(database_url)) as watcher,
-        ThreadPoolExecutor(1) as threads,
+        closing(psycopg2.connect(database_url)) as holder,
+        closing(psycopg2.connect(database_url)) as observer,
+        ThreadPoolExecutor(1) as executor,
     ):
-        watcher.autocommit = True
-        another.cursor().execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [user])
-        with watcher.cursor() as cursor:
+        observer.autocommit = True
+        holder.cursor().execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [user])
+        with observer.cursor() as cursor:
             body = {"title": "x"} if method == "PATCH" else None
-            asked = threads.submit(client.request, method, url, json=body)
-            waiting = (
+            pending = executor.submit(client.request, method, url, json=body)
+            statement = (
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
                 "AND (classid::bigint << 32) | objid::bigint = hashtextextended(%s, 0)"
             )
-            for _ in range(100):
-                cursor.execute(waiting, [user])
-                if cursor.fetchone() == (1,):
-                    break
+            waiters, deadline = 0, time.monotonic() + 4  # the request times out after 5 seconds
+            while waiters == 0:
+                assert time.monotonic() < deadline, "the request did not wait for the lock"
+                cursor.execute(statement, [user])
+                ((waiters,),) = cursor.fetchall()
                 time.sleep(0.02)
-            else:
-                raise AssertionError("it never waited")
-        assert client.delete(f"/api/user-{uuid4()}/tasks").status_code == 200, "another user waited too"
-        another.rollback()
-        assert asked.result().status_code == 200
+        assert client.delete(f"/api/user-{uuid4()}/tasks").status_code == 200, "a request of another user waited too"
+        holder.rollback()
+        assert pending.result().status_code == 200
 
 
-def test_a_bulk_change_gives_each_task_a_new_etag(client: TestClient, url: str) -> None:
+def test_bulk_update_changes_the_etag_of_each_task(client: TestClient, url: str) -> None:
     created = client.post(url, json={"title": "t"})
     client.patch(url, json={"title": "u"})
     path = f"{url}/{created.json()['id']}"
-    stale = client.patch(path, json={"title": "v"}, headers={"If-Match": created.headers["etag"]})
-    assert stale.status_code == 412
+    response = client.patch(path, json={"title": "v"}, headers={"If-Match": created.headers["etag"]})
+    assert response.status_code == 412
 
 
-def summary(client: TestClient, user: str) -> Any:
-    answer = client.get(f"/api/{user}")
-    assert answer.status_code == 200
-    return answer.json()
+def get_summary(client: TestClient, user: str) -> Any:
+    """Return the summary of the user's tasks as JSON."""
+    response = client.get(f"/api/{user}")
+    assert response.status_code == 200
+    return response.json()
 
 
-def test_the_summary_of_a_user_without_tasks_is_zeros(client: TestClient, user: str) -> None:
-    assert summary(client, user) == {
+def test_summary_is_all_zeros_for_a_user_without_tasks(client: TestClient, user: str) -> None:
+    assert get_summary(client, user) == {
         "user_id": user,
         "total": 0,
         "completed": 0,
@@ -166,15 +168,15 @@ def test_the_summary_of_a_user_without_tasks_is_zeros(client: TestClient, user: 
     }
 
 
-def test_the_summary_counts_the_users_tasks(client: TestClient, user: str, create: Create) -> None:
+def test_summary_counts_only_the_tasks_of_the_user(client: TestClient, user: str, create: Create) -> None:
     past = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     future = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     create(priority="high", tags=["work", 'q"{}'], due_date=past)
     create(priority="high", tags=["work", "home"], due_date=past, completed=True)
     create(tags=["work"], due_date=future)
     create()
-    client.post(f"/api/user-{uuid4()}/tasks", json={"title": "theirs", "tags": ["work"]})
-    assert summary(client, user) == {
+    client.post(f"/api/user-{uuid4()}/tasks", json={"title": "other", "tags": ["work"]})
+    assert get_summary(client, user) == {
         "user_id": user,
         "total": 4,
         "completed": 1,

@@ -1,4 +1,4 @@
-"""The image has what the service needs, and no more: the Dockerfile as far as that shows without Docker."""
+"""The files, the health check and the command of the Docker image, tested without Docker."""
 
 import json
 import re
@@ -19,39 +19,40 @@ IGNORE = [line for line in (HERE / ".dockerignore").read_text().splitlines() if 
 
 
 def ignored(file: Path) -> bool:
-    """Whether Docker leaves out this file, named from the top. The last line that fits decides."""
+    """Return whether .dockerignore excludes a file, given by its relative path. The last matching line decides."""
     result = False
     for line in IGNORE:
         pattern = line.removeprefix("!")
         if pattern.startswith("**/"):
-            fits = any(fnmatch(part, pattern[3:]) for part in file.parts)
+            matches = any(fnmatch(part, pattern[3:]) for part in file.parts)
         else:
-            fits = fnmatch(file.parts[0], pattern)
-        if fits:
+            matches = fnmatch(file.parts[0], pattern)
+        if matches:
             result = not line.startswith("!")
     return result
 
 
 def copied() -> Iterator[Path]:
-    """The files that the last stage takes from here."""
-    last = DOCKERFILE.rpartition("\nFROM ")[2]
-    for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", last, re.MULTILINE):
+    """Yield the files of the repository that the last stage copies."""
+    last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
+    for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", last_stage, re.MULTILINE):
         for source in sources.split():
-            found = [path for path in HERE.glob(source) if not ignored(path.relative_to(HERE))]
-            assert found, f"{source} is not there, or left out"
-            for path in found:
-                inside = path.rglob("*") if path.is_dir() else [path]
-                yield from (file for file in inside if file.is_file() and not ignored(file.relative_to(HERE)))
+            paths = [path for path in HERE.glob(source) if not ignored(path.relative_to(HERE))]
+            assert paths, f"{source} is missing or excluded"
+            for path in paths:
+                files = path.rglob("*") if path.is_dir() else [path]
+                yield from (file for file in files if file.is_file() and not ignored(file.relative_to(HERE)))
 
 
 def command(instruction: str) -> list[str]:
-    found: list[str] = json.loads(re.findall(rf"^{instruction} .*?(\[.*\])$", DOCKERFILE, re.MULTILINE)[0])
-    return found
+    """Return the command of an instruction in JSON form."""
+    arguments: list[str] = json.loads(re.findall(rf"^{instruction} .*?(\[.*\])$", DOCKERFILE, re.MULTILINE)[0])
+    return arguments
 
 
 @pytest.fixture
 def image(new_folder: Path) -> Path:
-    """A folder with what the image has of this one."""
+    """A folder with the files of the image."""
     for file in copied():
         copy = new_folder / file.relative_to(HERE)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -59,20 +60,20 @@ def image(new_folder: Path) -> Path:
     return new_folder
 
 
-def test_its_files_are_enough_to_serve_and_its_check_tells_whether_they_do(image: Path, empty_database: str) -> None:
+def test_the_image_can_serve_and_its_health_check_works(image: Path, empty_database: str) -> None:
     with service(folder=image, DATABASE_URL=empty_database) as started:
-        created = httpx2.post(f"{started.url}/api/ann/tasks", json={"title": "kept"})
+        created = httpx2.post(f"{started.url}/api/ann/tasks", json={"title": "any"})
         assert httpx2.get(created.headers["location"]).json() == created.json()
         program, *rest = command("HEALTHCHECK")
         assert program == "python"
         port = started.url.rpartition(":")[2]
         check = [sys.executable, *(part.replace("8000", port) for part in rest)]
-        astray = {"http_proxy": "http://127.0.0.1:9"}
-        assert subprocess.run(check, env=astray, check=False).returncode == 0
-    assert subprocess.run(check, env=astray, check=False, capture_output=True).returncode == 1
+        proxied = {"http_proxy": "http://127.0.0.1:9"}
+        assert subprocess.run(check, env=proxied, check=False).returncode == 0
+    assert subprocess.run(check, env=proxied, check=False, capture_output=True).returncode == 1
 
 
-def test_without_a_database_url_it_says_what_is_missing(image: Path) -> None:
+def test_a_missing_database_url_is_reported(image: Path) -> None:
     start = subprocess.run(
         [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"],
         cwd=image, env={"DATABASE_URL": ""}, capture_output=True, text=True, timeout=60, check=False,
@@ -82,7 +83,7 @@ def test_without_a_database_url_it_says_what_is_missing(image: Path) -> None:
     assert "Traceback" not in start.stderr
 
 
-def test_it_has_nothing_for_development_and_nothing_secret() -> None:
+def test_the_image_has_no_development_files_and_no_secrets() -> None:
     names = {str(file.relative_to(HERE)) for file in copied()}
     assert {"main.py", "routes/tasks.py", "migrations/env.py", ".env"} <= names
     for name in (".env.local", ".postgres/PG_VERSION", "embedded.py", "tests/conftest.py", "routes/__pycache__/x.pyc"):
@@ -90,6 +91,6 @@ def test_it_has_nothing_for_development_and_nothing_secret() -> None:
         assert name not in names
 
 
-def test_its_command_is_the_one_of_the_readme() -> None:
+def test_the_command_is_that_of_the_readme() -> None:
     (documented,) = re.findall(r"^uvicorn main:app .*$", (HERE / "README.md").read_text(), re.MULTILINE)
     assert command("CMD") == re.sub(r" --workers \d+", "", documented).split()

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from main import create_app
 from middleware import ServiceMiddleware
 from settings import Settings
-from tests.conftest import Create, hold_to_contract
+from tests.conftest import Create, assert_contract
 
 ORIGIN = "http://localhost:3000"
 SOME_ID = "00000000-0000-4000-8000-000000000000"
@@ -122,7 +122,7 @@ def test_a_redirect_includes_the_root_path(settings: Settings) -> None:
 def failing_client(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Yield a client of an app that raises `failing_client.error` when it connects to the database."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-        client.event_hooks = {"response": [hold_to_contract]}
+        client.event_hooks = {"response": [assert_contract]}
 
         def connect(*_: object, **__: object) -> None:
             raise client.error  # type: ignore[attr-defined]

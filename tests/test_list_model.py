@@ -1,4 +1,4 @@
-"""The list against a plain model of the contract, on random tasks, filters, orders and pages."""
+"""Compare the list with a simple model in Python, for random tasks, filters, sorts and page sizes (Hypothesis)."""
 
 import re
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import local
+from tests.conftest import get_pages
 
-# Few values, so that there are ties and matches; awkward ones, so that quoting matters.
+# There are only a few values, so that tasks tie and match. Some need escaping in SQL, LIKE patterns or URLs.
 TEXT = st.text("aAbB%_\\'\"äÄ\u03c9\u03a9🥛 \n", min_size=1, max_size=6).map(str.strip).filter(bool)
-MOMENTS = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=step) for step in (0, 1, 2, 10**9)]
-MOMENT = st.sampled_from(MOMENTS)
+TIMESTAMPS = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=step) for step in (0, 1, 2, 10**9)]
+TIMESTAMP = st.sampled_from(TIMESTAMPS)
 TAG = st.sampled_from(["x", "y", "%", "\\", "ä"])
 PRIORITIES = ["low", "medium", "high"]
 
@@ -29,10 +29,10 @@ TASK = st.fixed_dictionaries(
         "completed": st.booleans(),
         "priority": st.sampled_from(PRIORITIES),
         "tags": st.lists(TAG, max_size=3, unique=True),
-        "due_date": st.none() | MOMENT,
+        "due_date": st.none() | TIMESTAMP,
         "order": st.none() | st.sampled_from([-(2**31), -1, 0, 1, 2**31 - 1]),
-        "created_at": MOMENT,
-        "updated_at": MOMENT,
+        "created_at": TIMESTAMP,
+        "updated_at": TIMESTAMP,
     }
 )
 FILTERS = st.fixed_dictionaries(
@@ -42,9 +42,9 @@ FILTERS = st.fixed_dictionaries(
         "priority": st.lists(st.sampled_from(PRIORITIES), min_size=1, max_size=2),
         "tag": st.lists(TAG, min_size=1, max_size=2),
         "q": st.lists(TEXT, min_size=0, max_size=2).map(" ".join),
-        "due_before": MOMENT,
-        "due_after": MOMENT,
-        "updated_after": MOMENT,
+        "due_before": TIMESTAMP,
+        "due_after": TIMESTAMP,
+        "updated_after": TIMESTAMP,
     },
 )
 SORT = st.sampled_from(
@@ -57,7 +57,7 @@ SORT = st.sampled_from(
 
 
 def matches(task: dict[str, Any], filters: dict[str, Any]) -> bool:
-    """Whether the contract says that the filters select the task."""
+    """Return whether the filters select the task."""
     text = f"{task['title']}\n{task['description'] or ''}".lower()
     due = task["due_date"]
     rules: dict[str, Callable[[Any], bool]] = {
@@ -72,8 +72,8 @@ def matches(task: dict[str, Any], filters: dict[str, Any]) -> bool:
     return all(rules[name](value) for name, value in filters.items())
 
 
-def ordered(tasks: list[dict[str, Any]], sort: str) -> list[str]:
-    """The ids in the order that the contract says."""
+def sorted_ids(tasks: list[dict[str, Any]], sort: str) -> list[str]:
+    """Return the ids of the tasks in the order of `sort`."""
     name = sort.removeprefix("-")
 
     def key(task: dict[str, Any]) -> tuple[Any, ...]:
@@ -87,8 +87,8 @@ def ordered(tasks: list[dict[str, Any]], sort: str) -> list[str]:
     return [task["id"] for task in sorted(tasks, key=key, reverse=sort.startswith("-"))]
 
 
-class Table:
-    """The tasks of one user, written past the service so that times can be chosen."""
+class TaskTable:
+    """The tasks of one new user, written in SQL, as the service would set `created_at` and `updated_at` itself."""
 
     def __init__(self, url: str) -> None:
         self.connection = psycopg2.connect(url)
@@ -97,7 +97,7 @@ class Table:
         self.number = 0
 
     def add(self, task: dict[str, Any]) -> dict[str, Any]:
-        self.number += 1  # the same ids in every run of one example, in no order
+        self.number += 1  # the ids are the same whenever Hypothesis repeats an example, and not in ascending order
         task = task | {"id": str(uuid5(NAMESPACE_OID, str(self.number))), "user_id": self.user}
         task["completed_at"] = task["created_at"] if task["completed"] else None
         names = ", ".join(f'"{name}"' for name in task)
@@ -112,42 +112,40 @@ class Table:
             cursor.execute("DELETE FROM tasks WHERE user_id = %s AND id = %s", [self.user, task["id"]])
 
 
-def query(filters: dict[str, Any], **more: object) -> str:
-    def spelled(value: object) -> object:
+def encode_query(filters: dict[str, Any], **parameters: object) -> str:
+    """Return the query string with these filters and parameters."""
+
+    def encode(value: object) -> object:
         if isinstance(value, bool):
             return str(value).lower()
         return value.isoformat() if isinstance(value, datetime) else value
 
-    return urlencode({name: spelled(value) for name, value in (filters | more).items()}, doseq=True)
+    return urlencode({name: encode(value) for name, value in (filters | parameters).items()}, doseq=True)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TASK, max_size=12), FILTERS, SORT, st.integers(1, 5))
-def test_following_the_pages_gives_exactly_what_the_contract_says(
+def test_pages_return_exactly_what_the_model_returns(
     client: TestClient, database_url: str, tasks: list[dict[str, Any]], filters: dict[str, Any], sort: str, limit: int
 ) -> None:
-    table = Table(database_url)
+    table = TaskTable(database_url)
     with closing(table.connection):
         tasks = [table.add(task) for task in tasks]
-    expected = ordered([task for task in tasks if matches(task, filters)], sort)
-    path, seen = f"/api/{table.user}/tasks?{query(filters, sort=sort, limit=limit, total='true')}", []
-    while path:
-        answer = client.get(path)
-        assert answer.status_code == 200, answer.text
-        assert answer.headers["x-total-count"] == str(len(expected))
-        page = [task["id"] for task in answer.json()]
-        assert len(page) == min(limit, len(expected) - len(seen))
-        seen += page
-        path = local(answer.links["next"]["url"]) if "next" in answer.links else ""
-    assert seen == expected
-    assert [
-        task["id"] for task in client.get(f"/api/{table.user}/tasks?{query(filters, sort=sort)}").json()
-    ] == expected
+    expected = sorted_ids([task for task in tasks if matches(task, filters)], sort)
+    path = f"/api/{table.user}/tasks"
+    listed: list[str] = []
+    for page in get_pages(client, f"{path}?{encode_query(filters, sort=sort, limit=limit, total='true')}"):
+        assert page.headers["x-total-count"] == str(len(expected))
+        assert len(page.json()) == min(limit, len(expected) - len(listed))
+        listed += [task["id"] for task in page.json()]
+    assert listed == expected
+    whole = client.get(f"{path}?{encode_query(filters, sort=sort)}")
+    assert [task["id"] for task in whole.json()] == expected
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TASK, min_size=1, max_size=12), FILTERS, SORT, st.integers(1, 3), st.data())
-def test_a_task_that_is_there_throughout_comes_exactly_once_while_others_come_and_go(
+def test_pages_list_unchanged_tasks_once_while_others_change(
     client: TestClient,
     database_url: str,
     tasks: list[dict[str, Any]],
@@ -156,29 +154,26 @@ def test_a_task_that_is_there_throughout_comes_exactly_once_while_others_come_an
     limit: int,
     data: st.DataObject,
 ) -> None:
-    table = Table(database_url)
+    table = TaskTable(database_url)
     with closing(table.connection):
-        there = [table.add(task) for task in tasks]
-        path, seen = f"/api/{table.user}/tasks?{query(filters, sort=sort, limit=limit)}", []
-        while path:
-            answer = client.get(path)
-            assert answer.status_code == 200, answer.text
-            seen += [task["id"] for task in answer.json()]
-            path = local(answer.links["next"]["url"]) if "next" in answer.links else ""
-            if there and data.draw(st.booleans(), "remove one"):
-                table.remove(there.pop(data.draw(st.integers(0, len(there) - 1), "which")))
-            if len(seen) < 30 and data.draw(st.booleans(), "add one"):
-                table.add(data.draw(TASK, "new"))
-    throughout = ordered([task for task in there if matches(task, filters)], sort)
-    assert [task_id for task_id in seen if task_id in throughout] == throughout
-    assert len(seen) == len(set(seen))
+        unchanged = [table.add(task) for task in tasks]
+        listed: list[str] = []
+        for page in get_pages(client, f"/api/{table.user}/tasks?{encode_query(filters, sort=sort, limit=limit)}"):
+            listed += [task["id"] for task in page.json()]
+            if unchanged and data.draw(st.booleans(), "remove a task"):
+                table.remove(unchanged.pop(data.draw(st.integers(0, len(unchanged) - 1), "index")))
+            if len(listed) < 30 and data.draw(st.booleans(), "add a task"):
+                table.add(data.draw(TASK, "new task"))
+    expected = sorted_ids([task for task in unchanged if matches(task, filters)], sort)
+    assert [task_id for task_id in listed if task_id in expected] == expected
+    assert len(listed) == len(set(listed))
 
 
-def test_the_words_of_a_search_are_taken_literally(client: TestClient, url: str) -> None:
+def test_search_words_are_matched_literally(client: TestClient, url: str) -> None:
     for title in ("100%", "100x", "a_b", "axb", "c\\d", "cd"):
         client.post(url, json={"title": title})
-    for word, found in (("0%", {"100%"}), ("a_b", {"a_b"}), ("c\\d", {"c\\d"}), ("\\", {"c\\d"}), ("%", {"100%"})):
-        answer = client.get(f"{url}?{urlencode({'q': word})}")
-        assert {task["title"] for task in answer.json()} == found
+    for word, expected in (("0%", {"100%"}), ("a_b", {"a_b"}), ("c\\d", {"c\\d"}), ("\\", {"c\\d"}), ("%", {"100%"})):
+        response = client.get(f"{url}?{urlencode({'q': word})}")
+        assert {task["title"] for task in response.json()} == expected
     assert len(client.get(f"{url}?{urlencode({'q': '  '})}").json()) == 6
     assert re.search("control characters", client.get(f"{url}?q=%00").json()["detail"])

@@ -1,4 +1,4 @@
-"""docs/operations.md says what the code does."""
+"""docs/operations.md explains every log message, and its command is valid."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
 
 
 def text(node: ast.expr) -> str | None:
-    """A message with … for each value in it, or None when it is not written out."""
+    """Return a message with … in place of each value, or None when it is not a literal."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return re.sub(r"%[a-z]", "…", node.value)
     if isinstance(node, ast.JoinedStr):
@@ -22,27 +22,27 @@ def text(node: ast.expr) -> str | None:
 
 
 def messages() -> Iterator[str]:
-    """What the service logs, and what it gives a start up with."""
+    """Yield the log messages of the service and the messages with which a start-up fails."""
     for file in (*HERE.glob("*.py"), *HERE.glob("routes/*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
-            logs = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "logger"
-            if logs and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
+            is_log = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "logger"
+            if is_log and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
                 message = text(node.args[0])
-                assert message, f"{file.name}:{node.lineno} logs what nobody can look up"
+                assert message, f"{file.name}:{node.lineno} logs a message that is not a literal"
                 yield message
             elif ast.unparse(node.func) in ("SystemExit", "DatabaseUnavailable") and (message := text(node.args[0])):
                 yield message
 
 
-def test_every_line_of_the_log_is_explained() -> None:
-    found = set(messages())
-    assert len(found) > 5
-    assert not {message for message in found if message not in PAGE}
+def test_every_log_message_is_documented() -> None:
+    texts = set(messages())
+    assert len(texts) > 5
+    assert not {message for message in texts if message not in PAGE}
 
 
-def test_the_command_has_only_options_that_the_server_has() -> None:
+def test_the_documented_command_has_only_known_options() -> None:
     (command,) = re.findall(r"^uvicorn main:app .*$", PAGE, re.MULTILINE)
     used = set(re.findall(r"--[a-z-]+", command))
     known = {option for parameter in uvicorn.params for option in (*parameter.opts, *parameter.secondary_opts)}

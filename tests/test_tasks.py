@@ -1,4 +1,4 @@
-"""One task: create, read, replace, change, complete, delete."""
+"""Tests of one task: create, read, replace, update, complete, delete."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -9,11 +9,11 @@ from fastapi.testclient import TestClient
 from tests.conftest import Create, local
 
 
-def test_a_new_task_has_every_field_with_its_default(client: TestClient, url: str, user: str) -> None:
+def test_create_returns_every_field_with_its_default(client: TestClient, url: str, user: str) -> None:
     before = datetime.now(UTC) - timedelta(seconds=5)
-    answer = client.post(url, json={"title": "Buy milk"})
-    assert answer.status_code == 201
-    task = answer.json()
+    response = client.post(url, json={"title": "Buy milk"})
+    assert response.status_code == 201
+    task = response.json()
     assert UUID(task["id"]).version == 4
     assert before < datetime.fromisoformat(task["created_at"]) < before + timedelta(seconds=60)
     assert task == {
@@ -31,11 +31,11 @@ def test_a_new_task_has_every_field_with_its_default(client: TestClient, url: st
         "created_at": task["created_at"],
         "updated_at": task["created_at"],
     }
-    assert answer.headers["location"] == task["url"]
+    assert response.headers["location"] == task["url"]
 
 
-def test_a_new_task_keeps_what_it_was_given(client: TestClient, create: Create) -> None:
-    given = {
+def test_create_stores_every_field_as_sent(client: TestClient, create: Create) -> None:
+    fields = {
         "title": "Ünï\u202e\u05e1\u05d3\u05e8 🥛 'quoted' \"twice\" \\ % _ ; DROP TABLE tasks --",
         "description": "line\nline\ttab",
         "completed": True,
@@ -44,24 +44,24 @@ def test_a_new_task_keeps_what_it_was_given(client: TestClient, create: Create) 
         "due_date": "2026-12-24T17:00:00.500000Z",
         "order": -(2**31),
     }
-    task = create(**given)
-    assert task.items() >= given.items()
+    task = create(**fields)
+    assert task.items() >= fields.items()
     assert client.get(local(task["url"])).json() == task
 
 
-def test_completed_at_says_since_when(create: Create) -> None:
+def test_completed_at_equals_created_at_if_created_completed(create: Create) -> None:
     task = create(completed=True)
     assert task["completed_at"] == task["created_at"]
 
 
-def test_title_and_tags_are_trimmed_and_duplicate_tags_dropped(create: Create) -> None:
+def test_title_and_tags_are_trimmed_and_duplicate_tags_removed(create: Create) -> None:
     task = create(title=" \t Buy milk\n", tags=[" b ", "a", "b", "a "])
     assert task["title"] == "Buy milk"
     assert task["tags"] == ["b", "a"]
 
 
 @pytest.mark.parametrize(
-    ("sent", "answered"),
+    ("sent", "returned"),
     [
         ("2026-12-24T18:00:00+01:00", "2026-12-24T17:00:00.000000Z"),
         ("2026-12-24t18:00:00z", "2026-12-24T18:00:00.000000Z"),
@@ -72,22 +72,22 @@ def test_title_and_tags_are_trimmed_and_duplicate_tags_dropped(create: Create) -
         ("2026-01-01T00:00:00+23:59", "2025-12-31T00:01:00.000000Z"),
     ],
 )
-def test_a_due_date_is_answered_in_utc(create: Create, sent: str, answered: str) -> None:
-    assert create(due_date=sent)["due_date"] == answered
+def test_due_date_is_returned_in_utc(create: Create, sent: str, returned: str) -> None:
+    assert create(due_date=sent)["due_date"] == returned
 
 
-def test_read_only_fields_that_are_sent_are_ignored(client: TestClient, user: str, create: Create) -> None:
-    theirs = {"id": str(uuid4()), "user_id": "mallory", "url": "http://evil", "created_at": "2000-01-01T00:00:00Z"}
-    task = create(**theirs, completed_at="2000-01-01T00:00:00Z", updated_at="x")
+def test_read_only_fields_in_a_request_are_ignored(client: TestClient, user: str, create: Create) -> None:
+    read_only = {"id": str(uuid4()), "user_id": "mallory", "url": "http://evil", "created_at": "2000-01-01T00:00:00Z"}
+    task = create(**read_only, completed_at="2000-01-01T00:00:00Z", updated_at="x")
     assert task["user_id"] == user
-    assert task["id"] != theirs["id"]
+    assert task["id"] != read_only["id"]
     assert task["completed_at"] is None
     replaced = client.put(local(task["url"]), json=task | {"user_id": "mallory", "title": "new"}).json()
     assert replaced == task | {"title": "new", "updated_at": replaced["updated_at"]}
     assert client.get("/api/mallory/tasks/" + task["id"]).status_code == 404
 
 
-def test_put_sets_what_is_left_out_back_to_its_default(client: TestClient, create: Create) -> None:
+def test_put_resets_omitted_fields_to_their_defaults(client: TestClient, create: Create) -> None:
     old = create(description="d", completed=True, priority="low", tags=["t"], due_date="2026-12-24T17:00:00Z", order=7)
     new = client.put(local(old["url"]), json={"title": "new"}).json()
     assert new == old | {
@@ -121,7 +121,7 @@ def test_put_sets_what_is_left_out_back_to_its_default(client: TestClient, creat
         {},
     ],
 )
-def test_patch_changes_what_is_sent_and_nothing_else(
+def test_patch_changes_only_the_fields_that_are_sent(
     client: TestClient, create: Create, change: dict[str, object]
 ) -> None:
     old = create(description="d", completed=True, priority="high", tags=["t"], due_date="2026-12-24T17:00:00Z", order=7)
@@ -132,34 +132,34 @@ def test_patch_changes_what_is_sent_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", ["title", "completed", "priority", "tags"])
-def test_patch_refuses_null_where_there_is_no_null(client: TestClient, create: Create, name: str) -> None:
+def test_patch_rejects_null_for_fields_that_cannot_be_null(client: TestClient, create: Create, name: str) -> None:
     task = create(completed=True)
-    answer = client.patch(local(task["url"]), json={name: None})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["loc"] == ["body", name]
+    response = client.patch(local(task["url"]), json={name: None})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["loc"] == ["body", name]
     assert client.get(local(task["url"])).json() == task
 
 
-def test_completed_at_moves_only_when_completed_turns(client: TestClient, create: Create) -> None:
+def test_completed_at_changes_only_when_completed_changes(client: TestClient, create: Create) -> None:
     task = create()
     path = local(task["url"])
-    done = client.patch(path, json={"completed": True}).json()
-    assert done["completed_at"] is not None
-    assert client.patch(path, json={"completed": True}).json()["completed_at"] == done["completed_at"]
-    assert client.put(path, json={"title": "t", "completed": True}).json()["completed_at"] == done["completed_at"]
-    assert client.patch(path, json={"title": "u"}).json()["completed_at"] == done["completed_at"]
+    completed = client.patch(path, json={"completed": True}).json()
+    assert completed["completed_at"] is not None
+    assert client.patch(path, json={"completed": True}).json()["completed_at"] == completed["completed_at"]
+    assert client.put(path, json={"title": "t", "completed": True}).json()["completed_at"] == completed["completed_at"]
+    assert client.patch(path, json={"title": "u"}).json()["completed_at"] == completed["completed_at"]
     assert client.patch(path, json={"completed": False}).json()["completed_at"] is None
     again = client.patch(path, json={"completed": True}).json()
-    assert again["completed_at"] > done["completed_at"]
+    assert again["completed_at"] > completed["completed_at"]
 
 
-def test_complete_without_a_body_toggles(client: TestClient, create: Create) -> None:
+def test_complete_without_a_body_toggles_completed(client: TestClient, create: Create) -> None:
     path = local(create()["url"])
-    seen = [client.patch(f"{path}/complete").json()["completed"] for _ in range(3)]
-    assert seen == [True, False, True]
+    states = [client.patch(f"{path}/complete").json()["completed"] for _ in range(3)]
+    assert states == [True, False, True]
 
 
-def test_complete_with_a_body_sets_and_a_retry_is_harmless(client: TestClient, create: Create) -> None:
+def test_complete_with_a_body_is_idempotent(client: TestClient, create: Create) -> None:
     path = local(create()["url"])
     first, second = (client.patch(f"{path}/complete", json={"completed": True}).json() for _ in range(2))
     assert first["completed"] is True
@@ -167,11 +167,11 @@ def test_complete_with_a_body_sets_and_a_retry_is_harmless(client: TestClient, c
     assert client.patch(f"{path}/complete", json={"completed": False}).json()["completed"] is False
 
 
-def test_delete_answers_with_the_task_and_then_it_is_gone(client: TestClient, create: Create) -> None:
+def test_delete_returns_the_task_and_removes_it(client: TestClient, create: Create) -> None:
     task = create(tags=["undo"])
     path = local(task["url"])
-    answer = client.delete(path)
-    assert (answer.status_code, answer.json()) == (200, task)
+    response = client.delete(path)
+    assert (response.status_code, response.json()) == (200, task)
     assert client.get(path).status_code == 404
     assert client.delete(path).status_code == 404
 
@@ -190,12 +190,12 @@ def test_delete_answers_with_the_task_and_then_it_is_gone(client: TestClient, cr
         ({"Host": "[::1]:8000"}, "http://[::1]:8000"),
     ],
 )
-def test_the_url_is_the_address_that_the_client_used(
+def test_task_url_has_the_scheme_and_host_of_the_request(
     client: TestClient, url: str, headers: dict[str, str], base: str
 ) -> None:
-    answer = client.post(url, json={"title": "t"}, headers=headers)
-    assert answer.json()["url"] == f"{base}{url}/{answer.json()['id']}"
-    assert answer.headers["location"] == answer.json()["url"]
+    response = client.post(url, json={"title": "t"}, headers=headers)
+    assert response.json()["url"] == f"{base}{url}/{response.json()['id']}"
+    assert response.headers["location"] == response.json()["url"]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_the_url_is_the_address_that_the_client_used(
         ("ünï🥛" + "x" * 124, "%C3%BCn%C3%AF%F0%9F%A5%9B" + "x" * 124),
     ],
 )
-def test_a_user_id_is_any_text_without_a_slash(client: TestClient, user_id: str, encoded: str) -> None:
+def test_user_id_may_be_any_text_without_a_slash(client: TestClient, user_id: str, encoded: str) -> None:
     created = client.post(f"/api/{encoded}/tasks", json={"title": "t"})
     assert created.json()["user_id"] == user_id
     assert created.json()["url"].startswith(f"http://testserver/api/{encoded}/tasks/")

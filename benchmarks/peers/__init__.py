@@ -1,1 +1,1 @@
-"""What people would pick instead: one small program each, as its own documentation teaches it."""
+"""The peers: small programs for the same task, each written as in the documentation of its framework."""

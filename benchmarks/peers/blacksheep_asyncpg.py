@@ -1,4 +1,4 @@
-"""BlackSheep and asyncpg: bound parameters, JSON by orjson as its page on JSON teaches it. Reads only."""
+"""BlackSheep and asyncpg, with bound parameters and orjson, as in its documentation. Reads only."""
 
 import os
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ READ = """SELECT id, user_id, title, description, completed, completed_at, prior
 
 
 def dumps(value: Any) -> str:
-    # asyncpg's UUID is a subclass, which orjson hands to `default`.
+    # asyncpg returns a subclass of UUID, which orjson passes to `default`.
     return orjson.dumps(value, default=str, option=orjson.OPT_UTC_Z).decode("utf8")
 
 

@@ -1,4 +1,4 @@
-"""What FastAPI itself reaches: a constant from an `async def`, as on the first page of its tutorial."""
+"""The upper bound for FastAPI: a constant from an `async def`, as on the first page of its tutorial."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-// Express and node-postgres, with a pool and a parameterised query each.
+// Express and node-postgres, with a pool and one parameterised query per request.
 import { randomUUID } from 'node:crypto'
 import express from 'express'
 import pg from 'pg'
@@ -12,7 +12,7 @@ app.use(express.json())
 const COLUMNS = `id, user_id, title, description, completed, completed_at, priority, tags, due_date, "order",
   created_at, updated_at`
 
-function answer(req, { id, user_id, ...rest }) {
+function toJson(req, { id, user_id, ...rest }) {
   const url = `${req.protocol}://${req.get('host')}/api/${encodeURIComponent(user_id)}/tasks/${id}`
   return { id, user_id, url, ...rest }
 }
@@ -23,7 +23,7 @@ app.get('/api/:userId/tasks', async (req, res) => {
     `SELECT ${COLUMNS} FROM tasks WHERE user_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2`,
     [req.params.userId, limit],
   )
-  res.json(rows.map((row) => answer(req, row)))
+  res.json(rows.map((row) => toJson(req, row)))
 })
 
 app.post('/api/:userId/tasks', async (req, res) => {
@@ -37,7 +37,7 @@ app.post('/api/:userId/tasks', async (req, res) => {
      VALUES ($1, $2, $3, $4, $5::boolean, CASE WHEN $5 THEN now() END, $6, $7, $8, $9) RETURNING ${COLUMNS}`,
     [req.params.userId, randomUUID(), title, description, completed, priority, tags, due_date, order],
   )
-  res.status(201).json(answer(req, rows[0]))
+  res.status(201).json(toJson(req, rows[0]))
 })
 
 app.get('/api/:userId/tasks/:taskId', async (req, res) => {
@@ -46,7 +46,7 @@ app.get('/api/:userId/tasks/:taskId', async (req, res) => {
     req.params.taskId,
   ])
   if (!rows.length) return res.status(404).json({ detail: 'Task not found' })
-  res.json(answer(req, rows[0]))
+  res.json(toJson(req, rows[0]))
 })
 
 app.patch('/api/:userId/tasks/:taskId/complete', async (req, res) => {
@@ -57,7 +57,7 @@ app.patch('/api/:userId/tasks/:taskId/complete', async (req, res) => {
     [req.params.userId, req.params.taskId],
   )
   if (!rows.length) return res.status(404).json({ detail: 'Task not found' })
-  res.json(answer(req, rows[0]))
+  res.json(toJson(req, rows[0]))
 })
 
 start((port, host) => app.listen(port, host))

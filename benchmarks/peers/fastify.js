@@ -1,5 +1,5 @@
-// Fastify with its plugin for node-postgres, and a schema for each body and answer, which Fastify
-// makes its validation and its serialisation from.
+// Fastify with its plugin for node-postgres. It compiles the validation and the serialisation from
+// a schema of each request body and response.
 import { randomUUID } from 'node:crypto'
 import postgres from '@fastify/postgres'
 import Fastify from 'fastify'
@@ -43,7 +43,7 @@ const task = {
   },
 }
 
-function answer(request, row) {
+function toJson(request, row) {
   row.url = `${request.protocol}://${request.host}/api/${encodeURIComponent(row.user_id)}/tasks/${row.id}`
   return row
 }
@@ -57,7 +57,7 @@ fastify.get('/api/:userId/tasks', { schema: list }, async (request) => {
     `SELECT ${COLUMNS} FROM tasks WHERE user_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2`,
     [request.params.userId, request.query.limit],
   )
-  return rows.map((row) => answer(request, row))
+  return rows.map((row) => toJson(request, row))
 })
 
 const create = { body: { type: 'object', required: ['title'], properties: writable }, response: { 201: task } }
@@ -69,7 +69,7 @@ fastify.post('/api/:userId/tasks', { schema: create }, async (request, reply) =>
     [request.params.userId, randomUUID(), title, description, completed, priority, tags, due_date, order],
   )
   reply.code(201)
-  return answer(request, rows[0])
+  return toJson(request, rows[0])
 })
 
 fastify.get('/api/:userId/tasks/:taskId', { schema: { response: { 200: task } } }, async (request, reply) => {
@@ -78,7 +78,7 @@ fastify.get('/api/:userId/tasks/:taskId', { schema: { response: { 200: task } } 
     request.params.taskId,
   ])
   if (!rows.length) return reply.code(404).send({ detail: 'Task not found' })
-  return answer(request, rows[0])
+  return toJson(request, rows[0])
 })
 
 fastify.patch('/api/:userId/tasks/:taskId/complete', { schema: { response: { 200: task } } }, async (request, reply) => {
@@ -89,7 +89,7 @@ fastify.patch('/api/:userId/tasks/:taskId/complete', { schema: { response: { 200
     [request.params.userId, request.params.taskId],
   )
   if (!rows.length) return reply.code(404).send({ detail: 'Task not found' })
-  return answer(request, rows[0])
+  return toJson(request, rows[0])
 })
 
 start((port, host) => fastify.listen({ port, host }))

@@ -1,4 +1,4 @@
-"""Litestar and asyncpg: the pool in the state, answers as structs of msgspec. Reads only."""
+"""Litestar and asyncpg, with the pool in the state and responses as msgspec structs. Reads only."""
 
 import os
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What uvicorn itself reaches: a constant list of 20, from a file, without any framework."""
+"""The upper bound for uvicorn: a constant list of 20 tasks from a file, without a framework."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""FastAPI and SQLModel, a session per request, as the tutorial of SQLModel teaches it.
+"""FastAPI and SQLModel with a session per request, as in the tutorial of SQLModel.
 
-Endpoints are plain functions, which FastAPI runs in threads; psycopg2 waits in them.
+The endpoints are plain functions, which FastAPI runs in threads, because psycopg2 blocks.
 """
 
 import os

@@ -1,4 +1,4 @@
-// The answer has microseconds, and a Date of JavaScript has none: pass on what PostgreSQL wrote.
+// Responses have microseconds, which the Date of JavaScript lacks, so the text of PostgreSQL is passed on.
 import pg from 'pg'
 
 pg.types.setTypeParser(pg.types.builtins.TIMESTAMPTZ, (text) => {

@@ -1,4 +1,4 @@
-// As many processes as WORKERS says, which share the port: Node's own cluster.
+// Start WORKERS processes that share the port, with Node's cluster module.
 import cluster from 'node:cluster'
 
 export function start(listen) {

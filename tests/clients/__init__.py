@@ -1,1 +1,1 @@
-"""Tests with real clients, which need Node: make test-clients."""
+"""Tests with real clients. They need Node and Chromium; `make test-clients` installs both."""

@@ -12,7 +12,7 @@ const stop = () => process.exit(0);
 process.on("SIGTERM", stop);
 process.stdin.on("end", stop).on("close", stop).on("error", stop).resume();
 
-// The port must be known before the auth object is made: baseURL is the tokens' issuer and audience.
+// baseURL is the issuer and the audience of the tokens, so the port must be known first.
 server.listen(0, "127.0.0.1", async () => {
   const baseURL = `http://127.0.0.1:${server.address().port}`;
   const auth = betterAuth({
@@ -24,7 +24,7 @@ server.listen(0, "127.0.0.1", async () => {
     rateLimit: { enabled: false },
     telemetry: { enabled: false },
   });
-  await auth.api.getJwks(); // makes the one signing key now: concurrent first requests would each make their own
+  await auth.api.getJwks(); // creates the signing key, because each of several concurrent first requests would create one
   server.on("request", toNodeHandler(auth));
   console.log(`READY ${baseURL}`);
 });

@@ -1,10 +1,6 @@
-"""What the tests with real clients share: a started service, a page of another origin, a browser."""
+"""Fixtures of the tests with real clients: a started service, a website on another origin, a browser."""
 
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -12,52 +8,34 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-from tests.servers import HERE, Service, service
-
-Make = Callable[..., dict[str, Any]]
-
-
-@contextmanager
-def website() -> Iterator[str]:
-    """Serve the examples as the README says, and return the origin."""
-    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", str(HERE / "examples")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    with process, process.stdout:
-        found = re.search(r"port (\d+)", process.stdout.readline())
-        assert found
-        yield f"http://127.0.0.1:{found[1]}"
-        process.terminate()
-
-
-def service_for(origin: str, database_url: str, *options: str) -> AbstractContextManager[Service]:
-    """A service that allows pages of `origin`, and trusts the path."""
-    return service(*options, DATABASE_URL=database_url, CORS_ORIGINS=origin)
+from tests.clients.helpers import CreateTask, service_for, website
+from tests.servers import Service
 
 
 @pytest.fixture(scope="session")
 def origin() -> Iterator[str]:
-    """Where the pages come from, which the service allows."""
+    """An origin of the examples that the service allows."""
     with website() as origin:
         yield origin
 
 
 @pytest.fixture(scope="session")
-def stranger() -> Iterator[str]:
-    """Where the same pages come from too, which the service does not allow."""
+def other_origin() -> Iterator[str]:
+    """An origin of the examples that the service does not allow."""
     with website() as origin:
         yield origin
 
 
 @pytest.fixture(scope="session")
 def api(database_url: str, origin: str) -> Iterator[Service]:
+    """A service that allows the pages of `origin`."""
     with service_for(origin, database_url) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium in headless mode."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium")
         yield browser
@@ -66,19 +44,19 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """The browser of one person, in Berlin, where no script may fail."""
+    """A browser context in the time zone of Berlin. The test fails when a script in it raises an error."""
     context = browser.new_context(locale="en-GB", timezone_id="Europe/Berlin", viewport={"width": 1000, "height": 800})
     context.set_default_timeout(10_000)
-    broken: list[str] = []
-    context.on("weberror", lambda error: broken.append(str(error.error)))
+    errors: list[str] = []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
     yield context
     context.close()
-    assert broken == []
+    assert errors == []
 
 
 @pytest.fixture
 def person() -> str:
-    """Somebody whom no other test knows, with a name that has to be encoded in a URL."""
+    """A user id that no other test uses, with characters that must be percent-encoded in a URL."""
     return f"ann+{uuid4()}@example.com"
 
 
@@ -88,24 +66,24 @@ def tasks_url(api: Service, person: str) -> str:
 
 
 @pytest.fixture
-def make(tasks_url: str) -> Make:
-    """Creates a task of the person without a browser, and returns it."""
+def create_task(tasks_url: str) -> CreateTask:
+    """Return a function that creates a task of the person through the API."""
 
-    def make(title: str, **fields: object) -> dict[str, Any]:
-        answer = httpx2.post(tasks_url, json={"title": title} | fields)
-        assert answer.status_code == 201, answer.text
-        task: dict[str, Any] = answer.json()
+    def create_task(title: str, **fields: object) -> dict[str, Any]:
+        response = httpx2.post(tasks_url, json={"title": title} | fields)
+        assert response.status_code == 201, response.text
+        task: dict[str, Any] = response.json()
         return task
 
-    return make
+    return create_task
 
 
 @pytest.fixture
 def tasks(tasks_url: str) -> Callable[[], list[dict[str, Any]]]:
-    """Reads what the service has of the person, newest first."""
+    """Return a function that lists the tasks of the person, newest first."""
 
     def tasks() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = httpx2.get(tasks_url).json()
-        return found
+        items: list[dict[str, Any]] = httpx2.get(tasks_url).json()
+        return items
 
     return tasks

@@ -1,16 +1,43 @@
 """Functions and values that several test files share."""
 
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 from uuid import uuid4
 
 import httpx2
 
-from tests.servers import HERE
+from tests.servers import HERE, Service, service
 
 CLIENTS = HERE / "tests/clients"
 
+CreateTask = Callable[..., dict[str, Any]]
+Tasks = Callable[[], list[dict[str, Any]]]
+
+
+@contextmanager
+def website() -> Iterator[str]:
+    """Serve the examples with the command of the README, and yield the origin."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", str(HERE / "examples")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    with process, process.stdout:
+        found = re.search(r"port (\d+)", process.stdout.readline())
+        assert found
+        yield f"http://127.0.0.1:{found[1]}"
+        process.terminate()
+
+
+def service_for(origin: str, database_url: str, *options: str) -> AbstractContextManager[Service]:
+    """Start a service that allows pages of `origin`, without authentication."""
+    return service(*options, DATABASE_URL=database_url, CORS_ORIGINS=origin)
+
 
 def sign_up(issuer: str) -> tuple[str, dict[str, str]]:
-    """A new person: the id, and the header that says who it is."""
+    """Register a new user with Better Auth, and return the user's id and the Authorization header."""
     with httpx2.Client(base_url=f"{issuer}/api/auth") as browser:
         person = {"name": "Ann", "email": f"{uuid4()}@example.com", "password": "correct horse 1"}
         user = browser.post("/sign-up/email", json=person).json()["user"]

@@ -1,4 +1,4 @@
-"""A real Better Auth server issues the tokens that the service takes."""
+"""The service accepts the tokens of a real Better Auth server."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[str]:
-    """The address of a Better Auth server with nobody in it."""
+    """The URL of a Better Auth server without users."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("BETTER_AUTH", "NODE_ENV"))
     }
@@ -47,7 +47,7 @@ def started(issuer: str, database_url: str) -> Iterator[Service]:
         yield started
 
 
-def test_who_signs_up_with_better_auth_can_use_the_service(issuer: str, started: Service) -> None:
+def test_a_user_of_better_auth_can_use_the_service(issuer: str, started: Service) -> None:
     user, token = sign_up(issuer)
     url = f"{started.url}/api/{user}/tasks"
     created = eventually(201, lambda: httpx2.post(url, json={"title": "Buy milk"}, headers=token))
@@ -56,7 +56,7 @@ def test_who_signs_up_with_better_auth_can_use_the_service(issuer: str, started:
     assert httpx2.delete(created.json()["url"], headers=token).json() == created.json()
 
 
-def test_one_persons_token_does_not_open_anothers_tasks(issuer: str, started: Service) -> None:
+def test_a_token_gives_no_access_to_another_users_tasks(issuer: str, started: Service) -> None:
     (user, token), (other, others_token) = sign_up(issuer), sign_up(issuer)
     url = f"{started.url}/api/{user}/tasks"
     task = eventually(201, lambda: httpx2.post(url, json={"title": "private"}, headers=token)).json()

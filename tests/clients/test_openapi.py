@@ -1,4 +1,4 @@
-"""openapi.json as other people's tools see it: two linters, and a generated TypeScript client."""
+"""openapi.json in two linters and in a generated TypeScript client."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from tests.servers import HERE, Service
 QUIET = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true", "NO_COLOR": "1"}
 
 
-def run(*command: str, folder: Path = CLIENTS) -> str:
-    """Run one of the npm packages, and return what it says."""
-    done = subprocess.run(
+def run_package(*command: str, folder: Path = CLIENTS) -> str:
+    """Run a program of an npm package, and return its output."""
+    completed = subprocess.run(
         [str(CLIENTS / "node_modules/.bin" / command[0]), *command[1:]],
         cwd=folder,
         env=os.environ | QUIET,
@@ -25,39 +25,40 @@ def run(*command: str, folder: Path = CLIENTS) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout + completed.stderr
 
 
-def test_redocly_finds_nothing_but_the_named_exceptions() -> None:
-    said = run("redocly", "lint", "../../openapi.json", "--config", "redocly.yaml")
-    assert "Your API description is valid" in said
-    assert "warning" not in said.replace("Deprecation warning", "")
-    named = (CLIENTS / ".redocly.lint-ignore.yaml").read_text().count("- '#/")
-    assert f"{named} problems are explicitly ignored" in said, "an exception is no longer needed"
+def test_redocly_finds_only_the_listed_exceptions() -> None:
+    output = run_package("redocly", "lint", "../../openapi.json", "--config", "redocly.yaml")
+    assert "Your API description is valid" in output
+    assert "warning" not in output.replace("Deprecation warning", "")
+    exceptions = (CLIENTS / ".redocly.lint-ignore.yaml").read_text().count("- '#/")
+    assert f"{exceptions} problems are explicitly ignored" in output, "an exception is not needed any more"
 
 
 def test_spectral_finds_nothing() -> None:
-    said = run("spectral", "lint", "../../openapi.json", "--ruleset", "spectral.yaml", "--fail-severity", "hint")
-    assert "No results" in said
+    options = ("--ruleset", "spectral.yaml", "--fail-severity", "hint")
+    output = run_package("spectral", "lint", "../../openapi.json", *options)
+    assert "No results" in output
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the TypeScript program, with the types generated and all of it compiled."""
+    """The folder of the TypeScript program, compiled with the generated types."""
     folder = tmp_path_factory.mktemp("client")
     shutil.copytree(CLIENTS / "typescript", folder, dirs_exist_ok=True)
     (folder / "node_modules").symlink_to(CLIENTS / "node_modules")
     (folder / "package.json").write_text('{"type": "module"}')
     types = str(folder / "openapi.d.ts")
-    run("openapi-typescript", "../../openapi.json", "--default-non-nullable=false", "--output", types)
-    run("tsc", "--project", ".", folder=folder)
+    run_package("openapi-typescript", "../../openapi.json", "--default-non-nullable=false", "--output", types)
+    run_package("tsc", "--project", ".", folder=folder)
     return folder
 
 
 def test_a_generated_client_passes_against_the_service(program: Path, api: Service) -> None:
-    done = subprocess.run(["node", "client.js", api.url], cwd=program, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("PASSED\n", "")
+    completed = subprocess.run(["node", "client.js", api.url], cwd=program, capture_output=True, text=True, check=False)
+    assert (completed.stdout, completed.stderr) == ("PASSED\n", "")
 
 
 def test_the_program_uses_every_operation() -> None:
@@ -67,11 +68,11 @@ def test_the_program_uses_every_operation() -> None:
             assert f"api.{method.upper()}('{path}'" in source
 
 
-def test_there_is_no_any_in_sight(program: Path) -> None:
-    done = subprocess.run(["node", "any.mjs"], cwd=program, capture_output=True, text=True, check=False)
-    assert done.stdout == ""
-    assert int(done.stderr.split()[0]) > 300
+def test_the_generated_types_contain_no_any(program: Path) -> None:
+    completed = subprocess.run(["node", "any.mjs"], cwd=program, capture_output=True, text=True, check=False)
+    assert completed.stdout == ""
+    assert int(completed.stderr.split()[0]) > 300
     types = re.sub(r"/\*.*?\*/", "", (program / "openapi.d.ts").read_text(), flags=re.DOTALL)
     assert not re.search(r"\bany\b", types)
-    headers = "[name: string]: unknown;"  # other headers than the declared ones
+    headers = "[name: string]: unknown;"  # undeclared headers
     assert not re.search(r"\bunknown\b", types.replace(headers, ""))

@@ -1,4 +1,4 @@
-"""What README.md and docs/front-ends.md show to copy is run, as it stands there, against the service."""
+"""The code examples of README.md and docs/front-ends.md are run against the service."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -15,7 +14,7 @@ import httpx2
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.clients.helpers import CLIENTS, sign_up
+from tests.clients.helpers import CLIENTS, CreateTask, Tasks, sign_up
 from tests.helpers import eventually
 from tests.servers import HERE, Service, service
 
@@ -23,14 +22,15 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (HERE / "README.md").read_text()
 FRONT_ENDS = (HERE / "docs/front-ends.md").read_text()
 
-# While the page has read the task and not yet saved it, somebody else is faster.
-FASTER = """
-const fetched = fetch
+# Changes each task right after the page has read it, as another client could.
+CONFLICT = """
+const originalFetch = fetch
 globalThis.fetch = async (url, options) => {
-  const answer = await fetched(url, options)
-  const one = !options && !url.endsWith('/tasks')
-  if (one) await fetched(url, {method: 'PATCH', headers: {'Content-Type': 'application/json'}, body: '{"order": 1}'})
-  return answer
+  const response = await originalFetch(url, options)
+  const headers = {'Content-Type': 'application/json'}
+  const readsTask = !options && !url.endsWith('/tasks')
+  if (readsTask) await originalFetch(url, {method: 'PATCH', headers, body: '{"order": 1}'})
+  return response
 }
 """
 
@@ -44,105 +44,106 @@ server.listen(0, '127.0.0.1', async () => {
   const origin = `http://127.0.0.1:${server.address().port}`
   writeFileSync('auth.mjs', readFileSync('auth.ts', 'utf8').replace('http://localhost:3000', origin))
   const route = await import('./route.mjs')
-  server.on('request', async (request, response) => {
-    if (!request.url.startsWith('/api/auth/')) return response.end()
+  server.on('request', async (request, reply) => {
+    if (!request.url.startsWith('/api/auth/')) return reply.end()
     const { method, headers } = request
     const body = method === 'POST' ? await text(request) : undefined
-    const answer = await route[method](new Request(origin + request.url, { method, headers, body }))
-    response.writeHead(answer.status, [...answer.headers].flat())
-    response.end(await answer.text())
+    const response = await route[method](new Request(origin + request.url, { method, headers, body }))
+    reply.writeHead(response.status, [...response.headers].flat())
+    reply.end(await response.text())
   })
   console.log(`READY ${origin}`)
 })
 """
 SIGN_UP = """async person => {
   const headers = {'Content-Type': 'application/json'}
-  const answer = await fetch('/api/auth/sign-up/email', {method: 'POST', headers, body: JSON.stringify(person)})
-  if (!answer.ok) throw new Error(await answer.text())
+  const response = await fetch('/api/auth/sign-up/email', {method: 'POST', headers, body: JSON.stringify(person)})
+  if (!response.ok) throw new Error(await response.text())
 }"""
 
-Tasks = Callable[[], list[dict[str, Any]]]
-Here = Callable[[str], str]
+Adapt = Callable[[str], str]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The blocks of code in that language, in order."""
+    """Return the code blocks in a language, in order."""
     return [text for kind, text in BLOCK.findall(page) if kind == language]
 
 
 @pytest.fixture
-def here(api: Service, person: str) -> Here:
-    """Puts the started service into some code, and the person into the place of alice."""
+def adapt(api: Service, person: str) -> Adapt:
+    """Return a function that replaces the URL and the user in a code example by those of this test."""
 
-    def here(code: str) -> str:
+    def adapt(code: str) -> str:
         assert "http://127.0.0.1:8000" in code
         code = code.replace("http://127.0.0.1:8000", api.url)
         return code.replace("/api/alice", f"/api/{quote(person)}").replace("'alice'", f"'{person}'")
 
-    return here
+    return adapt
 
 
 @pytest.fixture
-def program(here: Here) -> str:
-    """What README shows for a page, as one program: what comes first is used below it."""
-    shown = blocks(README, "js")
-    assert len(shown) == 2
-    return here("\n".join(shown))
+def program(adapt: Adapt) -> str:
+    """The JavaScript examples of the README as one program, because the second uses variables of the first."""
+    examples = blocks(README, "js")
+    assert len(examples) == 2
+    return adapt("\n".join(examples))
 
 
-def node(program: str, folder: Path) -> str:
-    """Run a module, and return what it says."""
+def run_node(program: str, folder: Path) -> str:
+    """Run a JavaScript module with Node, and return its output."""
     file = folder / "program.mjs"
     file.write_text(program)
-    done = subprocess.run(["node", file], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    completed = subprocess.run(["node", file], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    return completed.stdout
 
 
-def test_the_shell_creates_a_task_and_lists_it(here: Here, tasks: Tasks) -> None:
+def test_the_curl_example_creates_a_task_and_lists_it(adapt: Adapt, tasks: Tasks) -> None:
     (commands,) = [block for block in blocks(README, "sh") if "curl" in block]
-    done = subprocess.run(
-        ["bash", "-euc", here(commands).replace("curl ", "curl -sS ")], capture_output=True, text=True, check=True
+    completed = subprocess.run(
+        ["bash", "-euc", adapt(commands).replace("curl ", "curl -sS ")], capture_output=True, text=True, check=True
     )
     [task] = tasks()
     assert (task["title"], task["priority"], task["due_date"]) == ("Buy milk", "high", "2026-12-24T17:00:00.000000Z")
-    created, end = json.JSONDecoder().raw_decode(done.stdout)
+    created, end = json.JSONDecoder().raw_decode(completed.stdout)
     assert created == task
-    assert json.loads(done.stdout[end:]) == [task]
-    assert done.stderr == ""
+    assert json.loads(completed.stdout[end:]) == [task]
+    assert completed.stderr == ""
 
 
-def test_the_page_creates_a_task_completes_it_and_changes_its_title(program: str, tmp_path: Path, tasks: Tasks) -> None:
-    said = node(f"globalThis.alert = text => {{ throw new Error(text) }}\n{program}", tmp_path)
+def test_the_javascript_example_creates_completes_and_changes_a_task(
+    program: str, tmp_path: Path, tasks: Tasks
+) -> None:
+    output = run_node(f"globalThis.alert = text => {{ throw new Error(text) }}\n{program}", tmp_path)
     [task] = tasks()
     assert (task["title"], task["tags"], task["completed"]) == ("Buy oat milk", ["home"], True)
-    assert f"id: '{task['id']}'" in said
-    assert "completed: true" in said
+    assert f"id: '{task['id']}'" in output
+    assert "completed: true" in output
 
 
-def test_the_page_says_so_when_somebody_else_was_faster(program: str, tmp_path: Path, tasks: Tasks) -> None:
-    said = node(f"globalThis.alert = text => console.log(text)\n{FASTER}\n{program}", tmp_path)
-    assert said.endswith("\nThis task has been changed elsewhere.\n")
+def test_the_javascript_example_reports_a_conflict(program: str, tmp_path: Path, tasks: Tasks) -> None:
+    output = run_node(f"globalThis.alert = text => console.log(text)\n{CONFLICT}\n{program}", tmp_path)
+    assert output.endswith("\nThis task has been changed elsewhere.\n")
     assert [(task["title"], task["order"]) for task in tasks()] == [("Buy milk", 1)]
 
 
-def test_the_page_does_the_same_in_a_browser_on_another_origin(
+def test_the_javascript_example_works_in_a_browser_on_another_origin(
     program: str, context: BrowserContext, origin: str, tasks: Tasks
 ) -> None:
     page = context.new_page()
     page.goto(origin)
-    said: list[str] = []
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    messages: list[str] = []
+    page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
     page.evaluate(f"async () => {{ {program} }}")
     assert [task["title"] for task in tasks()] == ["Buy oat milk"]
-    assert said == []
-    page.evaluate(f"async () => {{ {FASTER} {program} }}")
-    assert said == ["This task has been changed elsewhere."]
+    assert messages == []
+    page.evaluate(f"async () => {{ {CONFLICT} {program} }}")
+    assert messages == ["This task has been changed elsewhere."]
 
 
 @contextmanager
 def first_line(command: list[str], folder: Path, **environment: str) -> Iterator[str]:
-    """Run a program while the test does; yield the first line that it prints."""
+    """Run a program during the block; yield the first line of its output."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BETTER_AUTH")}
     process = subprocess.Popen(
         command,
@@ -160,7 +161,7 @@ def first_line(command: list[str], folder: Path, **environment: str) -> Iterator
             process.terminate()
 
 
-def test_the_examples_are_served_by_the_command() -> None:
+def test_the_documented_command_serves_the_examples() -> None:
     ((command, path),) = re.findall(
         r"^(python3 -m http\.server 3000 .*?) +# then http://localhost:3000(\S*)$", README, re.M
     )
@@ -176,40 +177,45 @@ def test_the_examples_are_served_by_the_command() -> None:
 
 @pytest.fixture
 def nextjs(tmp_path: Path) -> Iterator[str]:
-    """The origin of a server that does with README's two files what Next.js does with them."""
+    """The origin of a server that routes requests to the README's two files as Next.js does."""
     lib, route, _ = blocks(README, "ts")
     (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
     (tmp_path / "auth.ts").write_text(lib)
     (tmp_path / "route.mjs").write_text(route.replace("@/lib/auth", "./auth.mjs"))
     (tmp_path / "server.mjs").write_text(NEXTJS)
-    theirs = {"NODE_ENV": "test", "BETTER_AUTH_SECRET": uuid4().hex, "BETTER_AUTH_TELEMETRY": "0"}
-    with first_line(["node", "server.mjs"], tmp_path, **theirs) as line:
+    environment = {"NODE_ENV": "test", "BETTER_AUTH_SECRET": uuid4().hex, "BETTER_AUTH_TELEMETRY": "0"}
+    with first_line(["node", "server.mjs"], tmp_path, **environment) as line:
         assert line.startswith("READY "), line
         yield line.split()[1]
 
 
-def test_who_has_signed_in_with_better_auth_is_let_in(nextjs: str, database_url: str, context: BrowserContext) -> None:
-    lib, _, shown = blocks(README, "ts")
-    (env,) = [block for block in blocks(README, "sh") if block.startswith("# .env.local")]
-    theirs = re.findall("http://localhost:[0-9]+", lib)[0]
-    given = dict(line.split("=", 1) for line in env.replace(theirs, nextjs).splitlines()[1:])
-    somebody, token = sign_up(nextjs)
-    with service(DATABASE_URL=database_url, CORS_ORIGINS=nextjs, **given) as api:
-        eventually(200, lambda: httpx2.get(f"{api.url}/api/{somebody}", headers=token))  # it has the keys
+def test_the_better_auth_example_gives_a_signed_in_user_access(
+    nextjs: str, database_url: str, context: BrowserContext
+) -> None:
+    lib, _, page_code = blocks(README, "ts")
+    (env_file,) = [block for block in blocks(README, "sh") if block.startswith("# .env.local")]
+    documented_origin = re.findall("http://localhost:[0-9]+", lib)[0]
+    settings = dict(line.split("=", 1) for line in env_file.replace(documented_origin, nextjs).splitlines()[1:])
+    first_user, token = sign_up(nextjs)
+    with service(DATABASE_URL=database_url, CORS_ORIGINS=nextjs, **settings) as api:
+        # The first 200 shows that the service has fetched the signing keys.
+        eventually(200, lambda: httpx2.get(f"{api.url}/api/{first_user}", headers=token))
         page = context.new_page()
         page.goto(nextjs)
         page.evaluate(SIGN_UP, {"name": "Ann", "email": f"{uuid4()}@example.com", "password": "correct horse 1"})
-        shown = shown.replace("http://127.0.0.1:8000", api.url)
-        assert api.url in shown
-        found = page.evaluate(f"async () => {{ {shown}; return [user.id, answer.status, await answer.json()] }}")
-        assert found[1:] == [200, []]
-        assert httpx2.get(f"{api.url}/api/{found[0]}/tasks").status_code == 401
+        page_code = page_code.replace("http://127.0.0.1:8000", api.url)
+        assert api.url in page_code
+        variable = re.findall(r"const (\w+) = await fetch", page_code)[-1]  # holds the response of the service
+        code = f"{page_code}; return [user.id, {variable}.status, await {variable}.json()]"
+        user_id, status, tasks = page.evaluate(f"async () => {{ {code} }}")
+        assert (status, tasks) == (200, [])
+        assert httpx2.get(f"{api.url}/api/{user_id}/tasks").status_code == 401
 
 
 # ---- docs/front-ends.md ---------------------------------------------------------------------
 
 
-def test_the_generated_client_is_made_and_used_as_shown(here: Here, tmp_path: Path, tasks: Tasks) -> None:
+def test_the_generated_client_works_as_documented(adapt: Adapt, tmp_path: Path, tasks: Tasks) -> None:
     (command,) = blocks(FRONT_ENDS, "sh")
     (program,) = blocks(FRONT_ENDS, "ts")
     (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
@@ -217,18 +223,18 @@ def test_the_generated_client_is_made_and_used_as_shown(here: Here, tmp_path: Pa
     options = json.loads((CLIENTS / "typescript/tsconfig.json").read_text())
     (tmp_path / "tsconfig.json").write_text(json.dumps(options | {"files": ["program.ts"]}))
     imports = "import createClient from 'openapi-fetch'\nimport type { paths } from './tasks.d.ts'\n"
-    left_out = "const title: string | undefined = data?.title\nconsole.log(title, error)\n"
-    (tmp_path / "program.ts").write_text(imports + here(program) + left_out)
-    for line in (here(command), "npx tsc --project .", "node program.js"):
-        done = subprocess.run(
+    rest = "const title: string | undefined = data?.title\nconsole.log(title, error)\n"
+    (tmp_path / "program.ts").write_text(imports + adapt(program) + rest)
+    for line in (adapt(command), "npx tsc --project .", "node program.js"):
+        completed = subprocess.run(
             ["bash", "-euc", line], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "Buy milk undefined\n"
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert completed.stdout == "Buy milk undefined\n"
     assert [task["title"] for task in tasks()] == ["Buy milk"]
 
 
-# What the block takes from ra-data-json-server: one record by its id.
+# The part of ra-data-json-server that the example uses.
 REST = """
 const jsonServerProvider = url => ({
   getOne: async (resource, { id }) => ({ data: await (await fetch(`${url}/${resource}/${id}`)).json() }),
@@ -250,14 +256,14 @@ console.log(JSON.stringify([
 """
 
 
-def test_the_lists_for_react_admin_come_page_by_page(
-    api: Service, person: str, make: Callable[..., object], tmp_path: Path
+def test_the_react_admin_example_lists_page_by_page(
+    api: Service, person: str, create_task: CreateTask, tmp_path: Path
 ) -> None:
-    (shown,) = blocks(FRONT_ENDS, "js")
+    (example,) = blocks(FRONT_ENDS, "js")
     for title in ("Buy eggs", "Buy milk", "Drink milk"):
-        make(title)
+        create_task(title)
     url = f"const url = '{api.url}/api/{quote(person)}'"
-    assert json.loads(node("\n".join((url, REST, shown, LISTS)), tmp_path)) == [
+    assert json.loads(run_node("\n".join((url, REST, example, LISTS)), tmp_path)) == [
         [["Buy eggs", "Buy milk"], 3, {"hasNextPage": True, "hasPreviousPage": False}],
         [["Drink milk"], 3, {"hasNextPage": False, "hasPreviousPage": True}],
         ["Drink milk", "Buy milk"],

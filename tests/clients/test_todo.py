@@ -1,39 +1,36 @@
-"""examples/todo.html in a real browser, served from another origin than the service."""
+"""examples/todo.html in a real browser, on another origin than the service."""
 
 import os
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Request, Route, expect
 
-from tests.clients.conftest import Make, service_for
+from tests.clients.helpers import CreateTask, Tasks, service_for
 from tests.servers import HERE, Service
 
-Tasks = Callable[[], list[dict[str, Any]]]
 YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).isoformat()
-DETAIL = "The database does not answer. Please try again."
+DETAIL = "The database is unavailable. Please try again."
 
 
-def address(origin: str, api: str, person: str) -> str:
+def page_url(origin: str, api: str, person: str) -> str:
     return f"{origin}/todo.html?api={api}&user={quote(person)}"
 
 
-def visit(context: BrowserContext, origin: str, api: str, person: str) -> Page:
+def open_page(context: BrowserContext, origin: str, api: str, person: str) -> Page:
     page = context.new_page()
-    page.goto(address(origin, api, person))
+    page.goto(page_url(origin, api, person))
     return page
 
 
 @pytest.fixture
-def page(context: BrowserContext, origin: str, api: Service, person: str, make: Make) -> Page:
-    """The person's page, with one task that is there already."""
-    make("Buy milk", description="Two litres", tags=["home"])
-    page = visit(context, origin, api.url, person)
+def page(context: BrowserContext, origin: str, api: Service, person: str, create_task: CreateTask) -> Page:
+    """The page of a person who has one task."""
+    create_task("Buy milk", description="Two litres", tags=["home"])
+    page = open_page(context, origin, api.url, person)
     expect(titles(page)).to_have_text(["Buy milk"])
     return page
 
@@ -46,12 +43,12 @@ def row(page: Page, title: str) -> Locator:
     return page.locator("#list > li").filter(has=page.locator(".title", has_text=re.compile(f"^{title}$")))
 
 
-def said(page: Page) -> Locator:
+def message(page: Page) -> Locator:
     return page.get_by_role("status")
 
 
-def counted(page: Page, label: str) -> Locator:
-    """The number behind this entry of the sidebar."""
+def count_of(page: Page, label: str) -> Locator:
+    """Return the count in an entry of the sidebar."""
     return page.get_by_label("Summary").get_by_role("button", name=re.compile(f"^{label} ")).locator("span").last
 
 
@@ -62,28 +59,28 @@ def add(page: Page, title: str) -> None:
 
 
 def edit(page: Page, title: str) -> Locator:
-    """Open the editor of this task. A filled-in title is what the row says no longer, so keep the form."""
+    """Open the editor of a task and return its form. The title of the task may change afterwards."""
     page.get_by_role("button", name=f"Edit: {title}").click()
     return page.get_by_role("form", name="Edit task")
 
 
-def hold_back(page: Page, path: str, method: str) -> list[Route]:
-    """Hold the first such request back, until the test lets go of it."""
-    held: list[Route] = []
+def delay_first(page: Page, path: str, method: str) -> list[Route]:
+    """Delay the first matching request; the test continues or fulfills the route in the returned list."""
+    delayed: list[Route] = []
 
-    def hold(route: Route) -> None:
-        if held or route.request.method != method:
+    def handle(route: Route) -> None:
+        if delayed or route.request.method != method:
             route.continue_()
         else:
-            held.append(route)
+            delayed.append(route)
 
-    page.route(re.compile(path), hold)
-    return held
+    page.route(re.compile(path), handle)
+    return delayed
 
 
-def answer_503(held: list[Route]) -> None:
+def respond_503(delayed: list[Route]) -> None:
     headers = {"Access-Control-Allow-Origin": "*", "Content-Type": "application/problem+json"}
-    held[0].fulfill(status=503, headers=headers, json={"detail": DETAIL})
+    delayed[0].fulfill(status=503, headers=headers, json={"detail": DETAIL})
 
 
 # ---- One task -------------------------------------------------------------------------------
@@ -104,27 +101,27 @@ def test_a_task_is_added_with_all_its_fields(page: Page, tasks: Tasks) -> None:
     expect(row(page, "Mow the lawn").get_by_role("checkbox")).to_be_enabled()
     task = tasks()[0]
     assert (task["title"], task["description"], task["priority"]) == ("Mow the lawn", "before it rains", "high")
-    assert (task["tags"], task["due_date"]) == (["garden", "home"], "2040-06-01T07:00:00.000000Z")  # Berlin is ahead
+    assert (task["tags"], task["due_date"]) == (["garden", "home"], "2040-06-01T07:00:00.000000Z")  # 09:00 in Berlin
 
 
-def test_a_reload_keeps_everything(page: Page) -> None:
+def test_a_reload_shows_the_same_tasks(page: Page) -> None:
     add(page, "Buy eggs")
-    expect(counted(page, "All")).to_have_text("2")
+    expect(count_of(page, "All")).to_have_text("2")
     page.get_by_role("checkbox", name="Done: Buy milk").check()
-    expect(counted(page, "Done")).to_have_text("1")
+    expect(count_of(page, "Done")).to_have_text("1")
     page.reload()
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
     expect(page.get_by_role("checkbox", name="Done: Buy milk")).to_be_checked()
     expect(page.get_by_role("checkbox", name="Done: Buy eggs")).not_to_be_checked()
 
 
-def test_a_task_is_edited_in_place_and_only_what_changed_is_sent(page: Page, tasks: Tasks) -> None:
+def test_editing_a_task_sends_only_changed_fields(page: Page, tasks: Tasks) -> None:
     form = edit(page, "Buy milk")
     expect(form.get_by_label("Title")).to_be_focused()
     expect(form.get_by_label("Description")).to_have_value("Two litres")
     form.get_by_label("Title").fill("Buy oat milk")
     form.get_by_label("Tags").fill("home, shop")
-    with page.expect_response(lambda answer: answer.request.method == "PATCH") as saving:
+    with page.expect_response(lambda response: response.request.method == "PATCH") as saving:
         form.get_by_role("button", name="Save").click()
     assert saving.value.request.post_data_json == {"title": "Buy oat milk", "tags": ["home", "shop"]}
     assert re.fullmatch(r'"\d+"', saving.value.request.headers["if-match"])
@@ -134,55 +131,55 @@ def test_a_task_is_edited_in_place_and_only_what_changed_is_sent(page: Page, tas
     assert [(task["title"], task["description"]) for task in tasks()] == [("Buy oat milk", "Two litres")]
 
 
-def test_a_task_is_toggled_there_and_back(page: Page, tasks: Tasks) -> None:
+def test_a_task_can_be_completed_and_reopened(page: Page, tasks: Tasks) -> None:
     box = page.get_by_role("checkbox", name="Done: Buy milk")
     box.check()
-    expect(counted(page, "Done")).to_have_text("1")
+    expect(count_of(page, "Done")).to_have_text("1")
     assert tasks()[0]["completed"] is True
     box.uncheck()
-    expect(counted(page, "Done")).to_have_text("0")
+    expect(count_of(page, "Done")).to_have_text("0")
     assert tasks()[0]["completed"] is False
 
 
-def test_two_quick_clicks_end_where_they_began(page: Page, tasks: Tasks) -> None:
-    held = hold_back(page, "/complete$", "PATCH")
+def test_two_quick_clicks_restore_the_state(page: Page, tasks: Tasks) -> None:
+    delayed = delay_first(page, "/complete$", "PATCH")
     box = page.get_by_role("checkbox", name="Done: Buy milk")
     with page.expect_request("**/complete"):
         box.check()
     sent: list[Request] = []
     page.on("request", lambda request: sent.append(request))
     box.uncheck()
-    assert sent == [], "the second write waits for the first"
-    with page.expect_response(lambda answer: answer.request.post_data_json == {"completed": False}):
-        held[0].continue_()
+    assert sent == [], "the second write did not wait for the first"
+    with page.expect_response(lambda response: response.request.post_data_json == {"completed": False}):
+        delayed[0].continue_()
     expect(box).not_to_be_checked()
     assert tasks()[0]["completed"] is False
 
 
-def test_a_deleted_task_comes_back_with_undo(page: Page, tasks: Tasks) -> None:
+def test_undo_restores_a_deleted_task(page: Page, tasks: Tasks) -> None:
     add(page, "Buy eggs")
-    expect(counted(page, "All")).to_have_text("2")
+    expect(count_of(page, "All")).to_have_text("2")
     page.get_by_role("button", name="Delete: Buy eggs").click()
-    expect(said(page)).to_have_text("Deleted “Buy eggs”.")
+    expect(message(page)).to_have_text("Deleted “Buy eggs”.")
     assert [task["title"] for task in tasks()] == ["Buy milk"]
     page.get_by_role("button", name="Undo").click()
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
-    expect(counted(page, "All")).to_have_text("2")
+    expect(count_of(page, "All")).to_have_text("2")
     assert [task["title"] for task in tasks()] == ["Buy eggs", "Buy milk"]
 
 
-def test_what_is_overdue_is_marked_until_it_is_done(page: Page, make: Make) -> None:
-    make("Call the plumber", due_date=YESTERDAY)
+def test_an_overdue_task_is_marked_until_it_is_completed(page: Page, create_task: CreateTask) -> None:
+    create_task("Call the plumber", due_date=YESTERDAY)
     page.reload()
     expect(row(page, "Call the plumber")).to_contain_text("Overdue:")
     expect(row(page, "Buy milk")).not_to_contain_text("Overdue")
-    expect(counted(page, "Overdue")).to_have_text("1")
+    expect(count_of(page, "Overdue")).to_have_text("1")
     page.get_by_role("checkbox", name="Done: Call the plumber").check()
     expect(row(page, "Call the plumber")).not_to_contain_text("Overdue")
-    expect(counted(page, "Overdue")).to_have_text("0")
+    expect(count_of(page, "Overdue")).to_have_text("0")
 
 
-def test_what_people_type_is_text_and_never_markup(page: Page) -> None:
+def test_titles_are_shown_as_text_not_as_markup(page: Page) -> None:
     add(page, "<img src=x onerror='document.title=1'>")
     expect(titles(page).first).to_have_text("<img src=x onerror='document.title=1'>")
     expect(page.locator("#list img")).to_have_count(0)
@@ -192,21 +189,21 @@ def test_what_people_type_is_text_and_never_markup(page: Page) -> None:
 # ---- Many tasks -----------------------------------------------------------------------------
 
 
-def test_following_the_pages_shows_each_task_once(page: Page, make: Make) -> None:
+def test_show_more_lists_each_task_once(page: Page, create_task: CreateTask) -> None:
     for number in range(44):
-        make(f"Task {number}")
+        create_task(f"Task {number}")
     page.reload()
     expect(titles(page)).to_have_count(20)
-    for shown in (40, 45):
+    for total in (40, 45):
         page.get_by_role("button", name="Show more").click()
-        expect(titles(page)).to_have_count(shown)
+        expect(titles(page)).to_have_count(total)
     expect(page.get_by_role("button", name="Show more")).to_be_hidden()
     assert titles(page).all_text_contents() == [*(f"Task {number}" for number in reversed(range(44))), "Buy milk"]
 
 
-def test_a_search_waits_for_a_pause_in_typing(page: Page, make: Make) -> None:
-    make("Buy eggs", description="for a MILKshake")
-    make("Mow the lawn")
+def test_a_search_is_sent_once_after_typing(page: Page, create_task: CreateTask) -> None:
+    create_task("Buy eggs", description="for a MILKshake")
+    create_task("Mow the lawn")
     searches: list[str] = []
     page.on("request", lambda request: searches.append(request.url) if "q=" in request.url else None)
     page.get_by_label("Search").press_sequentially("milk", delay=20)
@@ -216,19 +213,19 @@ def test_a_search_waits_for_a_pause_in_typing(page: Page, make: Make) -> None:
     expect(titles(page)).to_have_count(3)
 
 
-def test_an_older_search_is_given_up_so_that_its_late_answer_is_never_shown(page: Page) -> None:
-    hold_back(page, "q=eggs", "GET")
+def test_a_new_search_cancels_the_previous_one(page: Page) -> None:
+    delay_first(page, "q=eggs", "GET")
     with page.expect_request(re.compile("q=eggs")):
         page.get_by_label("Search").fill("eggs")
     with page.expect_event("requestfailed", lambda request: "q=eggs" in request.url, timeout=5_000):
         page.get_by_label("Search").fill("milk")
     expect(titles(page)).to_have_text(["Buy milk"])
-    expect(page.locator("header").get_by_role("alert")).to_be_hidden()  # nothing has gone wrong
+    expect(page.locator("header").get_by_role("alert")).to_be_hidden()  # a cancelled search is no error
 
 
-def test_the_list_is_sorted_as_one_likes(page: Page, make: Make) -> None:
-    make("apples", priority="high", due_date="2040-01-02T00:00:00Z")
-    make("Cherries", priority="low", due_date="2040-01-01T00:00:00Z")
+def test_the_list_can_be_sorted(page: Page, create_task: CreateTask) -> None:
+    create_task("apples", priority="high", due_date="2040-01-02T00:00:00Z")
+    create_task("Cherries", priority="low", due_date="2040-01-01T00:00:00Z")
     for label, order in (
         ("Title", ["apples", "Buy milk", "Cherries"]),
         ("Due first", ["Cherries", "apples", "Buy milk"]),
@@ -239,40 +236,42 @@ def test_the_list_is_sorted_as_one_likes(page: Page, make: Make) -> None:
         expect(titles(page)).to_have_text(order)
 
 
-def test_toggle_all_and_clear_completed_reach_what_is_not_on_the_page(page: Page, make: Make, tasks: Tasks) -> None:
+def test_toggle_all_and_clear_completed_include_tasks_of_other_pages(
+    page: Page, create_task: CreateTask, tasks: Tasks
+) -> None:
     for number in range(24):
-        make(f"Task {number}")
+        create_task(f"Task {number}")
     page.reload()
     expect(titles(page)).to_have_count(20)
     page.get_by_role("button", name="Toggle all").click()
-    expect(said(page)).to_have_text("Changed 25.")
+    expect(message(page)).to_have_text("Changed 25.")
     assert all(task["completed"] for task in tasks())
     page.get_by_role("button", name="Toggle all").click()
-    expect(counted(page, "Open")).to_have_text("25")
+    expect(count_of(page, "Open")).to_have_text("25")
     assert not any(task["completed"] for task in tasks())
     page.get_by_role("checkbox", name="Done: Task 5").check()
     page.get_by_role("checkbox", name="Done: Task 7").check()
-    expect(counted(page, "Done")).to_have_text("2")
+    expect(count_of(page, "Done")).to_have_text("2")
     page.get_by_role("button", name="Clear completed").click()
-    expect(said(page)).to_have_text("Deleted 2.")
+    expect(message(page)).to_have_text("Deleted 2.")
     assert {"Task 5", "Task 7"}.isdisjoint(task["title"] for task in tasks())
     assert len(tasks()) == 23
 
 
-def test_toggle_all_changes_only_what_the_search_found(page: Page, make: Make, tasks: Tasks) -> None:
-    make("Mow the lawn")
+def test_toggle_all_changes_only_the_search_results(page: Page, create_task: CreateTask, tasks: Tasks) -> None:
+    create_task("Mow the lawn")
     page.get_by_label("Search").fill("mow")
     expect(titles(page)).to_have_text(["Mow the lawn"])
     page.get_by_role("button", name="Toggle all").click()
-    expect(said(page)).to_have_text("Changed 1.")
+    expect(message(page)).to_have_text("Changed 1.")
     assert [(task["title"], task["completed"]) for task in tasks()] == [("Mow the lawn", True), ("Buy milk", False)]
 
 
-def test_the_sidebar_counts_and_filters(page: Page, make: Make) -> None:
-    make("Call the plumber", due_date=YESTERDAY, priority="high", tags=["home", "a & b"])
-    make("Mow the lawn", completed=True)
+def test_the_sidebar_shows_counts_and_filters(page: Page, create_task: CreateTask) -> None:
+    create_task("Call the plumber", due_date=YESTERDAY, priority="high", tags=["home", "a & b"])
+    create_task("Mow the lawn", completed=True)
     page.reload()
-    for label, shown in {
+    for label, expected in {
         "All": ["Mow the lawn", "Call the plumber", "Buy milk"],
         "Open": ["Call the plumber", "Buy milk"],
         "Done": ["Mow the lawn"],
@@ -281,104 +280,104 @@ def test_the_sidebar_counts_and_filters(page: Page, make: Make) -> None:
         "#home": ["Call the plumber", "Buy milk"],
         "#a & b": ["Call the plumber"],
     }.items():
-        expect(counted(page, label)).to_have_text(str(len(shown)))
-        counted(page, label).click()
-        expect(titles(page)).to_have_text(shown)
+        expect(count_of(page, label)).to_have_text(str(len(expected)))
+        count_of(page, label).click()
+        expect(titles(page)).to_have_text(expected)
         expect(page.get_by_role("button", pressed=True)).to_contain_text(label)
 
 
-# ---- When something goes wrong --------------------------------------------------------------
+# ---- Errors ---------------------------------------------------------------------------------
 
 
-def test_a_toggle_is_seen_at_once_and_rolled_back_with_the_reason(page: Page) -> None:
-    held = hold_back(page, "/complete$", "PATCH")
+def test_a_toggle_is_optimistic_and_rolled_back_on_error(page: Page) -> None:
+    delayed = delay_first(page, "/complete$", "PATCH")
     box = page.get_by_role("checkbox", name="Done: Buy milk")
     with page.expect_request("**/complete"):
         box.check()
     expect(box).to_be_checked()
-    answer_503(held)
-    expect(said(page)).to_have_text(DETAIL)
+    respond_503(delayed)
+    expect(message(page)).to_have_text(DETAIL)
     expect(box).not_to_be_checked()
 
 
-def test_a_delete_is_seen_at_once_and_rolled_back_with_the_reason(page: Page, make: Make) -> None:
-    make("Buy eggs")
+def test_a_delete_is_optimistic_and_rolled_back_on_error(page: Page, create_task: CreateTask) -> None:
+    create_task("Buy eggs")
     page.reload()
-    held = hold_back(page, "/tasks/", "DELETE")
+    delayed = delay_first(page, "/tasks/", "DELETE")
     with page.expect_request(lambda request: request.method == "DELETE"):
         page.get_by_role("button", name="Delete: Buy eggs").click()
     expect(titles(page)).to_have_text(["Buy milk"])
-    answer_503(held)
-    expect(said(page)).to_have_text(DETAIL)
+    respond_503(delayed)
+    expect(message(page)).to_have_text(DETAIL)
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
 
 
-def test_a_new_task_is_seen_at_once_and_rolled_back_with_the_reason(page: Page, tasks: Tasks) -> None:
-    held = hold_back(page, "/tasks$", "POST")
+def test_a_new_task_is_optimistic_and_rolled_back_on_error(page: Page, tasks: Tasks) -> None:
+    delayed = delay_first(page, "/tasks$", "POST")
     with page.expect_request(lambda request: request.method == "POST"):
         add(page, "Buy eggs")
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
-    answer_503(held)
-    expect(said(page)).to_have_text(DETAIL)
+    respond_503(delayed)
+    expect(message(page)).to_have_text(DETAIL)
     expect(titles(page)).to_have_text(["Buy milk"])
     expect(page.get_by_role("form", name="New task").get_by_label("Title")).to_have_value("Buy eggs")
     page.get_by_role("button", name="Try again").click()
-    expect(counted(page, "All")).to_have_text("2")
+    expect(count_of(page, "All")).to_have_text("2")
     expect(page.get_by_role("form", name="New task").get_by_label("Title")).to_have_value("")
     assert [task["title"] for task in tasks()] == ["Buy eggs", "Buy milk"]
 
 
-def test_an_edit_is_seen_at_once_and_rolled_back_with_the_reason(page: Page) -> None:
-    held = hold_back(page, "/tasks/", "PATCH")
+def test_an_edit_is_optimistic_and_rolled_back_on_error(page: Page) -> None:
+    delayed = delay_first(page, "/tasks/", "PATCH")
     form = edit(page, "Buy milk")
     form.get_by_label("Title").fill("Buy oat milk")
     with page.expect_request(lambda request: request.method == "PATCH"):
         form.get_by_role("button", name="Save").click()
     expect(titles(page)).to_have_text(["Buy oat milk"])
-    answer_503(held)
-    expect(said(page)).to_have_text(DETAIL)
+    respond_503(delayed)
+    expect(message(page)).to_have_text(DETAIL)
     expect(titles(page)).to_have_text(["Buy milk"])
-    expect(form.get_by_label("Title")).to_have_value("Buy oat milk")  # nothing that was typed is lost
+    expect(form.get_by_label("Title")).to_have_value("Buy oat milk")  # the typed text is kept
 
 
-def test_toggle_all_is_seen_at_once_and_rolled_back_with_the_reason(page: Page) -> None:
-    held = hold_back(page, "/tasks[?]", "PATCH")
+def test_toggle_all_is_optimistic_and_rolled_back_on_error(page: Page) -> None:
+    delayed = delay_first(page, "/tasks[?]", "PATCH")
     box = page.get_by_role("checkbox", name="Done: Buy milk")
     with page.expect_request(lambda request: request.method == "PATCH"):
         page.get_by_role("button", name="Toggle all").click()
     expect(box).to_be_checked()
-    answer_503(held)
-    expect(said(page)).to_have_text(DETAIL)
+    respond_503(delayed)
+    expect(message(page)).to_have_text(DETAIL)
     expect(box).not_to_be_checked()
 
 
-def test_what_the_service_refuses_is_said_in_its_own_words(page: Page, tasks: Tasks) -> None:
+def test_a_validation_error_shows_the_detail_of_the_service(page: Page, tasks: Tasks) -> None:
     page.get_by_role("form", name="New task").get_by_label("Tags").fill(",".join(map(str, range(21))))
     add(page, "Too many tags")
-    expect(said(page)).to_contain_text("body.tags: List should have at most 20 items")
+    expect(message(page)).to_contain_text("body.tags: List should have at most 20 items")
     expect(titles(page)).to_have_text(["Buy milk"])
     assert len(tasks()) == 1
 
 
-def test_a_create_whose_answer_was_lost_is_repeated_without_a_second_task(page: Page, tasks: Tasks) -> None:
-    def lose(route: Route) -> None:
-        route.fetch()  # the service has made the task
+def test_retrying_after_a_lost_response_creates_no_second_task(page: Page, tasks: Tasks) -> None:
+    def lose_response(route: Route) -> None:
+        route.fetch()  # the service creates the task
         route.abort()
 
-    page.route(re.compile("/tasks$"), lose, times=1)
+    page.route(re.compile("/tasks$"), lose_response, times=1)
     add(page, "Buy eggs")
-    expect(said(page)).to_contain_text("does not answer")
+    expect(message(page)).to_contain_text("No response from")
     assert len(tasks()) == 2
-    with page.expect_response(lambda answer: answer.request.method == "POST") as repeated:
+    with page.expect_response(lambda response: response.request.method == "POST") as repeated:
         page.get_by_role("button", name="Try again").click()
     assert repeated.value.header_value("Idempotent-Replayed") == "true"
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
     assert len(tasks()) == 2
-    add(page, "Buy eggs")  # meant: another one
-    expect(counted(page, "All")).to_have_text("3")
+    add(page, "Buy eggs")  # a new task with the same title
+    expect(count_of(page, "All")).to_have_text("3")
 
 
-def test_a_change_in_a_second_tab_is_noticed_and_not_overwritten(page: Page, tasks: Tasks) -> None:
+def test_a_conflict_with_a_second_tab_is_detected(page: Page, tasks: Tasks) -> None:
     mine = edit(page, "Buy milk")
     expect(mine.get_by_label("Title")).to_be_visible()
     second = page.context.new_page()
@@ -386,67 +385,69 @@ def test_a_change_in_a_second_tab_is_noticed_and_not_overwritten(page: Page, tas
     theirs = edit(second, "Buy milk")
     theirs.get_by_label("Title").fill("Buy soy milk")
     theirs.get_by_role("button", name="Save").click()
-    expect(counted(second, "All")).to_have_text("1")
+    expect(count_of(second, "All")).to_have_text("1")
     expect(theirs).to_be_hidden()
     mine.get_by_label("Title").fill("Buy oat milk")
-    with page.expect_response(lambda answer: answer.request.method == "PATCH") as saving:
+    with page.expect_response(lambda response: response.request.method == "PATCH") as saving:
         mine.get_by_role("button", name="Save").click()
     assert saving.value.status == 412
     expect(mine.get_by_role("alert")).to_contain_text("Changed elsewhere: it is “Buy soy milk” now.")
     expect(mine.get_by_label("Title")).to_have_value("Buy oat milk")
     assert tasks()[0]["title"] == "Buy soy milk"
-    mine.get_by_role("button", name="Save").click()  # knowing it now
+    mine.get_by_role("button", name="Save").click()  # the second Save overwrites the other change
     expect(mine).to_be_hidden()
     expect(titles(page)).to_have_text(["Buy oat milk"])
     page.reload()
     expect(titles(page)).to_have_text(["Buy oat milk"])
 
 
-def test_the_page_outlives_the_service(context: BrowserContext, origin: str, database_url: str, person: str) -> None:
+def test_the_page_recovers_after_a_restart_of_the_service(
+    context: BrowserContext, origin: str, database_url: str, person: str
+) -> None:
     with service_for(origin, database_url) as first:
-        page = visit(context, origin, first.url, person)
+        page = open_page(context, origin, first.url, person)
         expect(page.get_by_text("Nothing here.")).to_be_visible()
         add(page, "Buy milk")
-        expect(counted(page, "All")).to_have_text("1")
+        expect(count_of(page, "All")).to_have_text("1")
     box = page.get_by_role("checkbox", name="Done: Buy milk")
     box.click()
-    expect(said(page)).to_contain_text("does not answer")
+    expect(message(page)).to_contain_text("No response from")
     expect(page.locator("header").get_by_role("alert")).to_contain_text("Trying again")
     expect(box).not_to_be_checked()
     expect(titles(page)).to_have_text(["Buy milk"])
     with service_for(origin, database_url, "--port", str(urlsplit(first.url).port)) as second:
         assert second.url == first.url
-        expect(page.locator("header").get_by_role("alert")).to_be_hidden()  # by itself
+        expect(page.locator("header").get_by_role("alert")).to_be_hidden()  # without a reload
         box.check()
-        expect(counted(page, "Done")).to_have_text("1")
+        expect(count_of(page, "Done")).to_have_text("1")
 
 
-def test_an_origin_that_is_not_allowed_sees_nothing_and_changes_nothing(
-    context: BrowserContext, stranger: str, api: Service, person: str, make: Make, tasks: Tasks
+def test_a_disallowed_origin_can_neither_read_nor_write(
+    context: BrowserContext, other_origin: str, api: Service, person: str, create_task: CreateTask, tasks: Tasks
 ) -> None:
-    task = make("Secret")
-    page = visit(context, stranger, api.url, person)
-    expect(page.locator("header").get_by_role("alert")).to_contain_text("does not answer this page")
+    task = create_task("Secret")
+    page = open_page(context, other_origin, api.url, person)
+    expect(page.locator("header").get_by_role("alert")).to_contain_text("No response from")
     expect(titles(page)).to_have_count(0)
     expect(page.get_by_label("Summary").get_by_role("button")).to_have_count(0)
     fetch = """([method, url]) => fetch(url, {method, body: method === 'GET' ? undefined : '{"title": "Mine"}',
         headers: method === 'GET' ? {} : {'Content-Type': 'application/json'}})
-        .then(answer => answer.text()).catch(error => error.name)"""
+        .then(response => response.text()).catch(error => error.name)"""
     for method, url in (("GET", task["url"]), ("PATCH", task["url"]), ("DELETE", task["url"])):
         assert page.evaluate(fetch, [method, url]) == "TypeError"
     assert page.evaluate(fetch, ["POST", task["url"].removesuffix(f"/{task['id']}")]) == "TypeError"
     assert tasks() == [task]
 
 
-# ---- For everybody --------------------------------------------------------------------------
+# ---- Accessibility and defaults -------------------------------------------------------------
 
 
-def test_everything_can_be_done_with_the_keyboard_alone(page: Page, tasks: Tasks) -> None:
+def test_everything_works_with_the_keyboard_alone(page: Page, tasks: Tasks) -> None:
     press = page.keyboard.press
     press("n")
     page.keyboard.type("Buy eggs")
     press("Enter")
-    expect(counted(page, "All")).to_have_text("2")
+    expect(count_of(page, "All")).to_have_text("2")
     page.locator("body").evaluate("() => document.activeElement.blur()")
     press("/")
     expect(page.get_by_label("Search")).to_be_focused()
@@ -457,7 +458,7 @@ def test_everything_can_be_done_with_the_keyboard_alone(page: Page, tasks: Tasks
     press("ArrowDown")
     expect(page.get_by_role("checkbox", name="Done: Buy milk")).to_be_focused()
     press("Space")
-    expect(counted(page, "Done")).to_have_text("1")
+    expect(count_of(page, "Done")).to_have_text("1")
     expect(page.get_by_role("checkbox", name="Done: Buy milk")).to_be_focused()
     press("ArrowUp")
     press("Enter")
@@ -470,53 +471,55 @@ def test_everything_can_be_done_with_the_keyboard_alone(page: Page, tasks: Tasks
     expect(page.get_by_role("button", name="Edit: Buy eggs and ham")).to_be_focused()
     press("Shift+Tab")
     press("Delete")
-    expect(said(page)).to_have_text("Deleted “Buy eggs and ham”.")
+    expect(message(page)).to_have_text("Deleted “Buy eggs and ham”.")
     expect(page.get_by_role("checkbox", name="Done: Buy milk")).to_be_focused()
     assert [(task["title"], task["completed"]) for task in tasks()] == [("Buy milk", True)]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_labels_roles_and_contrast_are_in_order(page: Page, make: Make, scheme: str) -> None:
-    make("Call the plumber", due_date=YESTERDAY, priority="high", tags=["home"])
-    make("Mow the lawn", completed=True)
+def test_axe_finds_no_accessibility_violation(page: Page, create_task: CreateTask, scheme: str) -> None:
+    create_task("Call the plumber", due_date=YESTERDAY, priority="high", tags=["home"])
+    create_task("Mow the lawn", completed=True)
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.reload()
     edit(page, "Buy milk").get_by_label("Title").fill("Buy oat milk")
     page.get_by_role("button", name="Delete: Mow the lawn").click()
-    expect(said(page)).to_contain_text("Deleted")
+    expect(message(page)).to_contain_text("Deleted")
     page.add_script_tag(path=HERE / "tests/clients/node_modules/axe-core/axe.min.js")
-    found = page.evaluate("() => axe.run()")
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == []
-    assert {"label", "color-contrast", "button-name"} <= {one["id"] for one in found["passes"]}
-    ground = page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
-    assert ground == {"light": "rgb(243, 245, 249)", "dark": "rgb(16, 20, 28)"}[scheme]
+    results = page.evaluate("() => axe.run()")
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in results["violations"]] == []
+    assert {"label", "color-contrast", "button-name"} <= {rule["id"] for rule in results["passes"]}
+    background = page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
+    assert background == {"light": "rgb(243, 245, 249)", "dark": "rgb(16, 20, 28)"}[scheme]
 
 
-def test_without_parameters_it_keeps_a_random_user_and_asks_port_8000(context: BrowserContext, origin: str) -> None:
-    asked: list[str] = []
+def test_without_parameters_it_uses_a_random_user_and_port_8000(context: BrowserContext, origin: str) -> None:
+    urls: list[str] = []
 
-    def none(route: Route, request: Request) -> None:
-        asked.append(request.url)
-        status = 200 if "?" in request.url else 503  # the list is empty, and there is no summary
+    def respond_empty(route: Route, request: Request) -> None:
+        urls.append(request.url)
+        status = 200 if "?" in request.url else 503  # an empty list, and no summary
         route.fulfill(status=status, headers={"Access-Control-Allow-Origin": "*"}, json=[])
 
-    context.route("http://127.0.0.1:8000/**", none)
+    context.route("http://127.0.0.1:8000/**", respond_empty)
     page = context.new_page()
     for _ in range(2):
         page.goto(f"{origin}/todo.html")
         expect(page.get_by_text("Nothing here.")).to_be_visible()
-    users = {re.findall("^http://127.0.0.1:8000/api/([0-9a-f-]{36})/tasks[?]", url)[0] for url in asked if "?" in url}
+    users = {re.findall("^http://127.0.0.1:8000/api/([0-9a-f-]{36})/tasks[?]", url)[0] for url in urls if "?" in url}
     assert len(users) == 1
 
 
-def test_the_picture_in_the_readme_is_taken_from_the_page(page: Page, make: Make, tmp_path: Path) -> None:
-    """With SCREENSHOT set, which `make screenshot` does, that file is written."""
+def test_the_picture_in_the_readme_shows_the_page(page: Page, create_task: CreateTask, tmp_path: Path) -> None:
+    """Write the picture to the file named by SCREENSHOT, which `make screenshot` sets."""
     day = datetime.now(UTC).replace(hour=9, minute=0, second=0, microsecond=0)
-    make("Call the plumber", priority="high", tags=["home"], due_date=(day - timedelta(days=2)).isoformat())
-    make("Write to Grandma", description="and ask for the recipe", due_date=(day + timedelta(days=3)).isoformat())
-    make("Water the tomatoes", priority="low", tags=["garden"], completed=True)
+    create_task("Call the plumber", priority="high", tags=["home"], due_date=(day - timedelta(days=2)).isoformat())
+    create_task(
+        "Write to Grandma", description="and ask for the recipe", due_date=(day + timedelta(days=3)).isoformat()
+    )
+    create_task("Water the tomatoes", priority="low", tags=["garden"], completed=True)
     page.reload()
-    expect(counted(page, "All")).to_have_text("4")
+    expect(count_of(page, "All")).to_have_text("4")
     expect(titles(page)).to_have_count(4)
     file = HERE / os.environ.get("SCREENSHOT", tmp_path / "todo.png")
     page.set_viewport_size({"width": 1000, "height": 850})

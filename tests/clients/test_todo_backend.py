@@ -1,4 +1,4 @@
-"""What Todo-Backend (todobackend.com) agrees on, asked by a page of another origin in a real browser."""
+"""The specification of Todo-Backend (todobackend.com), tested from a page of another origin in a real browser."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,60 +9,60 @@ from playwright.sync_api import BrowserContext
 
 from tests.servers import Service
 
-Ask = Callable[..., Any]
+Send = Callable[..., Any]
 FETCH = """async ([method, url, body]) => {
     const headers = body ? {'Content-Type': 'application/json'} : {}
-    const answer = await fetch(url, {method, headers, body: body && JSON.stringify(body)})
-    if (!answer.ok) throw new Error(`${method} ${url}: ${answer.status}`)
-    return await answer.json()
+    const response = await fetch(url, {method, headers, body: body && JSON.stringify(body)})
+    if (!response.ok) throw new Error(`${method} ${url}: ${response.status}`)
+    return await response.json()
 }"""
 
 
 @pytest.fixture
 def root(api: Service, person: str) -> str:
-    """Where the to-dos are."""
+    """The URL of the list."""
     return f"{api.url}/api/{quote(person)}/tasks"
 
 
 @pytest.fixture
-def ask(context: BrowserContext, origin: str) -> Ask:
-    """Fetches in the page, and returns the JSON that comes. Anything but a success fails."""
+def send(context: BrowserContext, origin: str) -> Send:
+    """Return a function that sends a request from the page and returns the JSON; it fails unless the status is 2xx."""
     page = context.new_page()
     page.goto(origin)
 
-    def ask(method: str, url: str, **body: object) -> Any:
+    def send(method: str, url: str, **body: object) -> Any:
         return page.evaluate(FETCH, [method, url, body or None])
 
-    return ask
+    return send
 
 
 @pytest.fixture
-def todo(ask: Ask, root: str) -> Any:
-    """A to-do that is there already."""
-    return ask("POST", root, title="walk the dog", order=10)
+def todo(send: Send, root: str) -> Any:
+    """An existing to-do."""
+    return send("POST", root, title="walk the dog", order=10)
 
 
-def test_a_page_of_another_origin_may_get_the_root(ask: Ask, root: str) -> None:
-    assert isinstance(ask("GET", root), list)
+def test_a_page_of_another_origin_can_get_the_root(send: Send, root: str) -> None:
+    assert isinstance(send("GET", root), list)
 
 
-def test_a_post_answers_with_what_was_posted(ask: Ask, root: str) -> None:
-    assert ask("POST", root, title="walk the dog")["title"] == "walk the dog"
-
-
-@pytest.mark.usefixtures("todo")
-def test_the_root_can_be_deleted(ask: Ask, root: str) -> None:
-    assert ask("DELETE", root) == {"deleted": 1}
+def test_a_post_returns_the_posted_title(send: Send, root: str) -> None:
+    assert send("POST", root, title="walk the dog")["title"] == "walk the dog"
 
 
 @pytest.mark.usefixtures("todo")
-def test_after_the_root_is_deleted_it_is_an_empty_list(ask: Ask, root: str) -> None:
-    ask("DELETE", root)
-    assert ask("GET", root) == []
+def test_the_root_can_be_deleted(send: Send, root: str) -> None:
+    assert send("DELETE", root) == {"deleted": 1}
 
 
-def test_what_was_posted_is_in_the_list(ask: Ask, root: str, todo: Any) -> None:
-    assert ask("GET", root) == [todo]
+@pytest.mark.usefixtures("todo")
+def test_the_root_is_an_empty_list_after_a_delete(send: Send, root: str) -> None:
+    send("DELETE", root)
+    assert send("GET", root) == []
+
+
+def test_a_posted_todo_is_in_the_list(send: Send, root: str, todo: Any) -> None:
+    assert send("GET", root) == [todo]
 
 
 def test_a_new_todo_is_not_completed(todo: Any) -> None:
@@ -74,45 +74,45 @@ def test_a_new_todo_has_a_url_of_its_own(todo: Any, root: str) -> None:
     assert todo["url"].endswith(f"/tasks/{todo['id']}")
 
 
-def test_the_url_of_a_new_todo_answers_with_it(ask: Ask, todo: Any) -> None:
-    assert ask("GET", todo["url"]) == todo
+def test_the_url_of_a_new_todo_returns_it(send: Send, todo: Any) -> None:
+    assert send("GET", todo["url"]) == todo
 
 
-def test_the_urls_in_the_list_lead_to_each_todo(ask: Ask, root: str, todo: Any) -> None:
-    other = ask("POST", root, title="feed the cat")
-    found = [ask("GET", one["url"])["title"] for one in ask("GET", root)]
-    assert sorted(found) == sorted([todo["title"], other["title"]])
+def test_each_url_in_the_list_returns_its_todo(send: Send, root: str, todo: Any) -> None:
+    other = send("POST", root, title="feed the cat")
+    titles = [send("GET", item["url"])["title"] for item in send("GET", root)]
+    assert sorted(titles) == sorted([todo["title"], other["title"]])
 
 
-def test_a_title_is_changed_with_patch(ask: Ask, todo: Any) -> None:
-    assert ask("PATCH", todo["url"], title="bathe the dog")["title"] == "bathe the dog"
+def test_patch_changes_a_title(send: Send, todo: Any) -> None:
+    assert send("PATCH", todo["url"], title="bathe the dog")["title"] == "bathe the dog"
 
 
-def test_a_todo_is_completed_with_patch(ask: Ask, todo: Any) -> None:
-    assert ask("PATCH", todo["url"], completed=True)["completed"] is True
+def test_patch_completes_a_todo(send: Send, todo: Any) -> None:
+    assert send("PATCH", todo["url"], completed=True)["completed"] is True
 
 
-def test_what_was_changed_is_there_when_asked_again(ask: Ask, root: str, todo: Any) -> None:
-    ask("PATCH", todo["url"], title="bathe the dog", completed=True)
-    for seen in (ask("GET", todo["url"]), ask("GET", root)[0]):
-        assert (seen["title"], seen["completed"]) == ("bathe the dog", True)
+def test_a_change_is_persistent(send: Send, root: str, todo: Any) -> None:
+    send("PATCH", todo["url"], title="bathe the dog", completed=True)
+    for current in (send("GET", todo["url"]), send("GET", root)[0]):
+        assert (current["title"], current["completed"]) == ("bathe the dog", True)
 
 
-def test_a_todo_is_deleted_at_its_url(ask: Ask, root: str, todo: Any) -> None:
-    other = ask("POST", root, title="feed the cat")
-    ask("DELETE", todo["url"])
-    assert ask("GET", root) == [other]
+def test_delete_removes_only_one_todo(send: Send, root: str, todo: Any) -> None:
+    other = send("POST", root, title="feed the cat")
+    send("DELETE", todo["url"])
+    assert send("GET", root) == [other]
 
 
-def test_a_todo_can_be_made_with_an_order(ask: Ask, root: str) -> None:
-    assert ask("POST", root, title="feed the cat", order=523)["order"] == 523
+def test_a_todo_can_be_created_with_an_order(send: Send, root: str) -> None:
+    assert send("POST", root, title="feed the cat", order=523)["order"] == 523
 
 
-def test_the_order_is_changed_with_patch(ask: Ask, todo: Any) -> None:
-    assert ask("PATCH", todo["url"], order=95)["order"] == 95
+def test_patch_changes_the_order(send: Send, todo: Any) -> None:
+    assert send("PATCH", todo["url"], order=95)["order"] == 95
 
 
-def test_a_changed_order_is_there_when_asked_again(ask: Ask, root: str, todo: Any) -> None:
-    ask("PATCH", todo["url"], order=95)
-    assert ask("GET", todo["url"])["order"] == 95
-    assert ask("GET", root)[0]["order"] == 95
+def test_a_changed_order_is_persistent(send: Send, root: str, todo: Any) -> None:
+    send("PATCH", todo["url"], order=95)
+    assert send("GET", todo["url"])["order"] == 95
+    assert send("GET", root)[0]["order"] == 95

@@ -1,1 +1,1 @@
-"""What production does to the service, done on purpose, against servers of the tests' own."""
+"""Tests of the faults of a production environment, with servers that the tests start themselves."""

@@ -1,8 +1,9 @@
-"""How long /health takes, asked from a process of its own, so that busy clients do not count.
+"""Measure the response times of /health from a separate process, so that busy test clients do not distort them.
 
-As a program it asks the service of its argument twenty times a second, whether the last one has
-been answered or not: what waits longest must count as often as what is quick. It does so until
-its input ends, for a minute at most, and writes a list of (when asked, seconds taken).
+As a program it sends 20 requests a second to the service at the URL in its argument, each on time
+even when earlier ones are still waiting, so that slow responses are not undercounted. It stops
+when its standard input is closed, or after a minute, and prints a JSON list of pairs (monotonic
+time of sending, seconds).
 """
 
 import asyncio
@@ -12,49 +13,50 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.faults.wire import Answer, Client
+from tests.faults.wire import Client, Response
 
-PAUSE = 0.05  # seconds
+INTERVAL = 0.05  # seconds
+DURATION = 60  # seconds, the maximum
 
 
 @contextmanager
-def watched(url: str) -> Iterator[list[tuple[float, float]]]:
-    """Measure inside of the block; afterwards the list holds what was measured."""
+def measured_health(url: str) -> Iterator[list[tuple[float, float]]]:
+    """Measure during the block; the yielded list is filled when the block ends."""
     times: list[tuple[float, float]] = []
     command = [sys.executable, "-m", "tests.faults.health", url]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
-            assert process.stdout.readline() == "begun\n"
+            assert process.stdout.readline() == "started\n"
             yield times
         finally:
-            written, _ = process.communicate(timeout=60)
-        times += [(asked, seconds) for asked, seconds in json.loads(written)]
+            output, _ = process.communicate(timeout=60)
+        times += [(sent_at, seconds) for sent_at, seconds in json.loads(output)]
 
 
 async def main(url: str) -> None:
     idle: list[Client] = []
 
-    async def ask() -> Answer:
+    async def send() -> Response:
         client = idle.pop() if idle else Client(url)
-        answer = await client.ask("GET", "/health")
+        response = await client.send("GET", "/health")
         idle.append(client)
-        return answer
+        return response
 
-    await ask()
-    print("begun", flush=True)
+    await send()
+    print("started", flush=True)
     end = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
-    asked = []
-    for _ in range(int(60 / PAUSE)):
-        asked.append(asyncio.ensure_future(ask()))
-        await asyncio.wait([end], timeout=PAUSE)
+    requests = []
+    for _ in range(int(DURATION / INTERVAL)):
+        requests.append(asyncio.ensure_future(send()))
+        await asyncio.wait([end], timeout=INTERVAL)
         if end.done():
             break
-    answers = await asyncio.gather(*asked)
-    assert {answer.status for answer in answers} <= {200}
+    responses = await asyncio.gather(*requests)
+    assert {response.status for response in responses} <= {200}
     for client in idle:
         client.close()
-    print(json.dumps([(answer.asked, answer.seconds) for answer in answers]))
+    print(json.dumps([(response.sent_at, response.seconds) for response in responses]))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,12 @@
-"""nginx and Caddy in front of the service, set up as their manuals say."""
+"""nginx and Caddy as reverse proxies in front of the service, configured as in their manuals."""
 
 import shutil
-import subprocess
-import tempfile
-import time
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import httpx2
 
-from tests.faults.postgres import free_port
+from tests.faults.processes import ServerProcess
 
-# WebSockets as nginx's manual has them, with connections to the service that are used again.
+# The WebSocket configuration of nginx's manual, with keep-alive connections to the service.
 NGINX = """
 worker_processes 1;
 daemon off;
@@ -65,53 +59,29 @@ COMMANDS = {
 }
 
 
-class Proxy:
-    """An `nginx` or a `caddy`, on a free port of 127.0.0.1, with all that it writes in a temporary folder."""
+class Proxy(ServerProcess):
+    """An `nginx` or a `caddy` in front of the service at the URL `service`."""
 
     def __init__(self, name: str, service: str) -> None:
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}"
         self._name = name
         self._service = service.removeprefix("http://")
 
-    def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="tasks-faults-"))
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        configuration, options = COMMANDS[self._name]
-        text = configuration.format(folder=self._folder, service=self._service, port=port)
-        (self._folder / "configuration").write_text(text)
-        program = shutil.which(self._name) or f"/usr/sbin/{self._name}"  # which is not on everybody's path
-        homes = {"HOME": str(self._folder), "XDG_DATA_HOME": str(self._folder), "XDG_CONFIG_HOME": str(self._folder)}
-        with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [program, *(option.format(folder=self._folder) for option in options)],
-                env=homes,
-                stderr=log,
-                stdout=log,
-            )
-        try:
-            self._wait()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
+    def prepare(self) -> None:
+        """Write the configuration."""
+        configuration, _ = COMMANDS[self._name]
+        text = configuration.format(folder=self.folder, service=self._service, port=self.port)
+        (self.folder / "configuration").write_text(text)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(30)
-        finally:
-            shutil.rmtree(self._folder)
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                httpx2.get(f"{self.url}/health").raise_for_status()
-            except httpx2.HTTPError:
-                assert self._process.poll() is None, (self._folder / "log").read_text()
-                assert time.monotonic() < deadline, (self._folder / "log").read_text()
-                time.sleep(0.05)
-            else:
-                return
+    def start(self) -> None:
+        """Start the proxy and wait until the service responds through it."""
+        _, options = COMMANDS[self._name]
+        program = shutil.which(self._name) or f"/usr/sbin/{self._name}"  # /usr/sbin is not on every PATH
+        folder = str(self.folder)
+        self.launch(
+            [program, *(option.format(folder=folder) for option in options)],
+            lambda: httpx2.get(f"{self.url}/health").raise_for_status(),
+            httpx2.HTTPError,
+            env={"HOME": folder, "XDG_DATA_HOME": folder, "XDG_CONFIG_HOME": folder},
+        )

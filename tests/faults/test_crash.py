@@ -1,4 +1,4 @@
-"""The database dies under load, again and again: no write is lost, and none is made twice."""
+"""PostgreSQL crashes repeatedly under load: no acknowledged write is lost, and none is executed twice."""
 
 import asyncio
 import time
@@ -7,133 +7,135 @@ from dataclasses import dataclass, field
 from itertools import count
 from uuid import uuid4
 
-from tests.faults.conftest import hold_log
+from tests.faults.helpers import check_log
 from tests.faults.postgres import Postgres
-from tests.faults.wire import Answer, Client
+from tests.faults.wire import Client, Response
 from tests.servers import relaying, service
 
 CLIENTS = 200
 CRASHES = 3
 TIMEOUT = 5  # seconds, DATABASE_TIMEOUT
-MARK = "a task of the crash test"  # in every task, and never in the log
+MARK = "a task of the crash test"  # in every description, which must never be logged
 
 
 @dataclass
-class Known:
-    """What a client knows of one task of its own, which nobody else writes to.
+class Expected:
+    """The possible states of one task, as far as its only writer knows.
 
-    After an answer 503 a write may have been carried out or not: both are possible then.
+    After a 503 a write may have been executed or not, so that both states are possible.
     """
 
-    there: set[bool] = field(default_factory=lambda: {False})
+    exists: set[bool] = field(default_factory=lambda: {False})
     titles: set[str] = field(default_factory=set)
     versions: set[int] = field(default_factory=set)
 
 
 class Writer:
-    """A client that creates, changes and deletes tasks of its own user, and keeps book of them."""
+    """A client that creates, changes and deletes tasks of its own user, and records what it expects of each."""
 
-    def __init__(self, url: str, answers: list[Answer]) -> None:
+    def __init__(self, url: str, responses: list[Response]) -> None:
         self.client = Client(url)
         self.path = f"/api/user-{uuid4()}/tasks"
-        self.book: dict[str, Known] = {}
-        self.answers = answers  # of all clients
+        self.expected: dict[str, Expected] = {}
+        self.responses = responses  # shared by all clients
 
     async def run(self, end: asyncio.Event) -> None:
         try:
             for number in count():
                 if end.is_set():
                     return
-                await self._life(str(number), keyed=number % 2 == 0, guarded=number % 4 < 2, delete=number % 3 == 0)
+                await self._write_task(
+                    str(number), keyed=number % 2 == 0, guarded=number % 4 < 2, delete=number % 3 == 0
+                )
         finally:
             self.client.close()
 
-    async def _ask(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        answer = await self.client.ask(method, path, body, **headers)
-        assert answer.status in (200, 201, 404, 412, 503), answer
-        self.answers.append(answer)
+    async def _send(self, method: str, path: str, body: object = None, **headers: str) -> Response:
+        response = await self.client.send(method, path, body, **headers)
+        assert response.status in (200, 201, 404, 412, 503), response
+        self.responses.append(response)
         await asyncio.sleep(0.4)
-        return answer
+        return response
 
-    async def _ask_until_known(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
+    async def _send_until_known(self, method: str, path: str, body: object = None, **headers: str) -> Response:
         for _ in range(200):
-            answer = await self._ask(method, path, body, **headers)
-            if answer.status != 503:
-                return answer
-        raise AssertionError("the database never came back")
+            response = await self._send(method, path, body, **headers)
+            if response.status != 503:
+                return response
+        raise AssertionError("the service still responded with 503")
 
-    async def _life(self, number: str, *, keyed: bool, guarded: bool, delete: bool) -> None:
-        """One task from its creation, until its end or until an answer leaves open what it is now."""
-        task = self.book[number] = Known()
+    async def _write_task(self, number: str, *, keyed: bool, guarded: bool, delete: bool) -> None:
+        """Create, change and perhaps delete a task; stop early when its state is unknown."""
+        task = self.expected[number] = Expected()
         body = {"title": "new", "description": f"{MARK} {number}"}
         if keyed:
-            answer = await self._ask_until_known("POST", self.path, body, idempotency_key=number)
+            response = await self._send_until_known("POST", self.path, body, idempotency_key=number)
         else:
-            answer = await self._ask("POST", self.path, body)
-        if answer.status == 503:
-            task.there, task.titles = {True, False}, {"new"}
+            response = await self._send("POST", self.path, body)
+        if response.status == 503:
+            task.exists, task.titles = {True, False}, {"new"}
             return
-        assert answer.status == 201
-        task.there, task.titles, task.versions = {True}, {"new"}, {answer.version}
-        path = f"{self.path}/{answer.json()['id']}"
+        assert response.status == 201
+        task.exists, task.titles, task.versions = {True}, {"new"}, {response.version}
+        path = f"{self.path}/{response.json()['id']}"
 
         for title in ("once", "twice"):
             if not await self._change(task, path, title, guarded=guarded):
                 return
         if delete:
-            answer = await self._ask_until_known("DELETE", path)
-            assert answer.status in (200, 404)  # 404: an earlier one, answered with 503, was carried out
-            task.there = {False}
+            response = await self._send_until_known("DELETE", path)
+            assert response.status in (200, 404)  # 404: an attempt with a 503 was executed
+            task.exists = {False}
 
-    async def _change(self, task: Known, path: str, title: str, *, guarded: bool) -> bool:
-        """Change the task, and say whether it is known what became of it."""
+    async def _change(self, task: Expected, path: str, title: str, *, guarded: bool) -> bool:
+        """Change the title, and return whether the new state is known."""
         (version,) = task.versions
-        if guarded:  # 412: an earlier one, answered with 503, was carried out
-            answer = await self._ask_until_known("PATCH", path, {"title": title}, if_match=f'"{version}"')
-            assert answer.status in (200, 412)
-            assert answer.status == 412 or answer.version == version + 1
+        if guarded:  # 412: an attempt with a 503 was executed
+            response = await self._send_until_known("PATCH", path, {"title": title}, if_match=f'"{version}"')
+            assert response.status in (200, 412)
+            assert response.status == 412 or response.version == version + 1
         else:
-            answer = await self._ask("PATCH", path, {"title": title})
-            if answer.status == 503:
+            response = await self._send("PATCH", path, {"title": title})
+            if response.status == 503:
                 task.titles.add(title)
                 task.versions.add(version + 1)
                 return False
-            assert (answer.status, answer.version) == (200, version + 1)
+            assert (response.status, response.version) == (200, version + 1)
         task.titles, task.versions = {title}, {version + 1}
         return True
 
-    def hold(self, rows: dict[str, list[tuple[str, int]]]) -> None:
-        """The tasks that are there now, title and version by number, are those of the book."""
-        assert rows.keys() <= self.book.keys()
-        for number, task in self.book.items():
+    def check(self, rows: dict[str, list[tuple[str, int]]]) -> None:
+        """Assert that the rows (title and version by number) are as expected."""
+        assert rows.keys() <= self.expected.keys()
+        for number, task in self.expected.items():
             found = rows.get(number, [])
-            assert len(found) < 2, "written twice"
-            assert bool(found) in task.there, f"acknowledged, and lost: {number} {task}"
+            assert len(found) < 2, "created twice"
+            assert bool(found) in task.exists, f"an acknowledged write is lost: {number} {task}"
             for title, version in found:
                 assert title in task.titles
                 assert not task.versions or version in task.versions
 
 
-def test_no_acknowledged_write_is_lost_and_none_made_twice_when_the_database_dies(postgres: Postgres) -> None:
-    # Each answer takes its time to arrive, so that some are lost whose write was carried out.
+def test_a_crash_loses_and_repeats_no_acknowledged_write(postgres: Postgres) -> None:
+    # The delay makes it likely that a crash loses the result of an executed write.
     with (
         relaying(postgres.dsn(), delay=0.005) as relay,
         service(
             "--no-access-log", DATABASE_URL=postgres.dsn(port=relay.port), DATABASE_TIMEOUT=str(TIMEOUT)
         ) as started,
     ):
-        answers: list[Answer] = []
-        writers = [Writer(started.url, answers) for _ in range(CLIENTS)]
-        times_up: list[tuple[float, float]] = []  # from when to when it took connections
+        responses: list[Response] = []
+        writers = [Writer(started.url, responses) for _ in range(CLIENTS)]
+        up_times: list[tuple[float, float]] = []  # when the database came up, and when it crashed
 
-        async def serve() -> None:
-            """Let the service run until it has answered what was asked two seconds from now and later."""
+        async def wait_for_load() -> None:
+            """Wait for 50 responses to requests that were sent two seconds from now or later."""
             up = time.monotonic()
             for _ in range(200):
                 await asyncio.sleep(0.05)
-                if len(answers) > 50 and all(answer.asked > up + 2 for answer in answers[-50:]):
+                if len(responses) > 50 and all(response.sent_at > up + 2 for response in responses[-50:]):
                     break
-            times_up.append((up, time.monotonic()))
+            up_times.append((up, time.monotonic()))
 
         async def scenario() -> None:
             end = asyncio.Event()
@@ -141,34 +143,38 @@ def test_no_acknowledged_write_is_lost_and_none_made_twice_when_the_database_die
                 for writer in writers:
                     load.create_task(writer.run(end))
                 for _ in range(CRASHES):
-                    await serve()
+                    await wait_for_load()
                     relay.cut()
                     await asyncio.to_thread(postgres.kill)
                     await asyncio.sleep(0.3)
                     await asyncio.to_thread(postgres.start)
-                await serve()
+                await wait_for_load()
                 end.set()
 
         asyncio.run(asyncio.wait_for(scenario(), 90))
         assert started.process.poll() is None
-        hold_log(started.log, MARK)
+        check_log(started.log, MARK)
         assert sum("Started server process" in line for line in started.log) == 1
 
-    statuses = Counter(answer.status for answer in answers)
-    assert statuses[503] > CRASHES, "nobody noticed that it died"
+    statuses = Counter(response.status for response in responses)
+    assert statuses[503] > CRASHES, "no request met the crash"
     assert statuses[201] > CLIENTS
-    assert max(answer.seconds for answer in answers) < TIMEOUT + 1
+    assert max(response.seconds for response in responses) < TIMEOUT + 1
 
-    # Two seconds after it takes connections again, and until it dies the next time, all is well.
-    for begin, end in times_up:
-        then = [answer for answer in answers if begin + 2 < answer.asked and answer.asked + answer.seconds < end]
-        assert then
-        assert not [answer for answer in then if answer.status == 503]
+    # Two seconds after the database is up, and until its next crash, no request fails.
+    for begin, end in up_times:
+        between = [
+            response
+            for response in responses
+            if begin + 2 < response.sent_at and response.sent_at + response.seconds < end
+        ]
+        assert between
+        assert 503 not in {response.status for response in between}
 
     found: dict[str, dict[str, list[tuple[str, int]]]] = {}
-    for user, number, title, version in postgres.administer(
+    for user, number, title, version in postgres.run_as_admin(
         "SELECT user_id, split_part(description, %s, 2), title, version FROM tasks", f"{MARK} ", database="tasks"
     ):
         found.setdefault(f"/api/{user}/tasks", {}).setdefault(number, []).append((title, version))
     for writer in writers:
-        writer.hold(found.get(writer.path, {}))
+        writer.check(found.get(writer.path, {}))

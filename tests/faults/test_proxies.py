@@ -1,4 +1,4 @@
-"""Behind a proxy that uses its connections again, each request gets its own response, whoever attacks."""
+"""Request smuggling through proxies with keep-alive connections: every request gets its own response."""
 
 import itertools
 import socket
@@ -11,22 +11,22 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from tests.faults.conftest import hold_log
+from tests.faults.helpers import check_log
 from tests.faults.postgres import Postgres
 from tests.faults.proxies import Proxy
 from tests.faults.wire import address
 from tests.servers import LIMITS, ON_A_FREE_PORT, Service, service
 
-SECONDS = 4  # without the mend it took less than one
+SECONDS = 4  # the vulnerability showed within one second
 ATTACKERS = 4
 
 
-@pytest.fixture(scope="module", params=["as documented", "bare"])
+@pytest.fixture(scope="module", params=["documented", "default protocol"])
 def started(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[Service]:
-    command = [part for part in ON_A_FREE_PORT if request.param != "bare" or part not in LIMITS]
+    command = [part for part in ON_A_FREE_PORT if request.param != "default protocol" or part not in LIMITS]
     with service("--no-access-log", command=command, DATABASE_URL=postgres.dsn(application_name="proxies")) as started:
         yield started
-        hold_log(started.log)
+        check_log(started.log)
 
 
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
@@ -36,29 +36,32 @@ def proxy(started: Service, request: pytest.FixtureRequest) -> Iterator[Proxy]:
 
 
 def attack(url: str, attacker: str, until: float, method: str) -> None:
-    """Send requests whose body holds a request of the attacker's, behind blank lines that are passed over.
+    """Send requests whose body contains blank lines and then a second request, until the time `until`.
 
-    There are more of them than a proxy sends with the head, so that the body arrives in pieces. As h2c,
-    for which either proxy was seen to mix responses up.
+    The blank lines are longer than what a proxy sends together with the headers, so that the body
+    arrives in several parts. The requests ask for an upgrade to h2c, with which both proxies have
+    mixed responses up.
     """
     inner = b"\r\n" * 5000 + f"GET /api/{attacker}/tasks?limit=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     first = (
         f"{method} /api/{attacker}/tasks HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
         f"Content-Length: {len(inner)}\r\n\r\n"
     ).encode()
-    for pause in itertools.cycle((0, 0.001, 0.003)):  # before or after the response, as the proxy needs it
+    for delay in itertools.cycle(
+        (0, 0.001, 0.003)
+    ):  # depending on the proxy, the body must arrive before or after the response
         if time.monotonic() > until:
             return
-        with suppress(OSError), socket.create_connection(address(url), 2) as connection:  # it may be cut off
+        with suppress(OSError), socket.create_connection(address(url), 2) as connection:  # the connection may be closed
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for part in (first, inner[:5000], inner[5000:]):
                 connection.sendall(part)
-                time.sleep(pause)
+                time.sleep(delay)
             connection.recv(65536)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_user_gets_own_responses_while_another_smuggles(proxy: Proxy, method: str) -> None:
+def test_smuggling_never_mixes_up_responses(proxy: Proxy, method: str) -> None:
     victim, attacker = f"victim-{uuid4()}", f"attacker-{uuid4()}"
     httpx2.post(f"{proxy.url}/api/{attacker}/tasks", json={"title": "of the attacker"}).raise_for_status()
     own = httpx2.post(f"{proxy.url}/api/{victim}/tasks", json={"title": "of the victim"}).raise_for_status().json()
@@ -66,14 +69,14 @@ def test_a_user_gets_own_responses_while_another_smuggles(proxy: Proxy, method: 
     attackers = [threading.Thread(target=attack, args=(proxy.url, attacker, until, method)) for _ in range(ATTACKERS)]
     for thread in attackers:
         thread.start()
-    asked = 0
+    requests = 0
     try:
         with httpx2.Client(base_url=proxy.url) as client:
             while time.monotonic() < until:
                 assert client.get(f"/api/{victim}/tasks").json() == [own]
-                asked += 1
+                requests += 1
     finally:
         for thread in attackers:
             thread.join(30)
-    assert asked > 20
+    assert requests > 20
     assert [task["title"] for task in httpx2.get(f"{proxy.url}/api/{attacker}/tasks").json()] == ["of the attacker"]

@@ -1,4 +1,4 @@
-"""A database that is far away, and one that hangs."""
+"""A database with a high latency, and one that hangs."""
 
 import asyncio
 import statistics
@@ -11,17 +11,17 @@ import pytest
 from psycopg2.extensions import connection
 
 from main import app
-from tests.faults.conftest import hold_log, locked, wait_until
+from tests.faults.helpers import check_log, locked, wait_until
 from tests.faults.postgres import Postgres
-from tests.faults.wire import Answer, Client, once
+from tests.faults.wire import Client, Response, send_once
 from tests.servers import Service, relaying, service
 
-ONE_WAY = 0.02  # seconds
-TIMES = 11
+ONE_WAY = 0.02  # seconds, the latency in each direction
+REPEATS = 11
 POOL = 5
 TIMEOUT = 2  # seconds, DATABASE_TIMEOUT
 
-# What each endpoint is sent. `/health` asks no database.
+# The bodies of the endpoints that need one. `/` and `/health` do not use the database.
 BODIES: dict[str, object] = {
     "POST /api/{user_id}/tasks": {"title": "t", "tags": ["a"]},
     "PATCH /api/{user_id}/tasks": {"priority": "high"},
@@ -36,21 +36,21 @@ ENDPOINTS = sorted(
 )
 
 
-def test_the_median_of_every_endpoint_stays_under_1_3_round_trips(postgres: Postgres, user: str) -> None:
-    took: dict[str, list[float]] = {}
+def test_every_endpoint_takes_less_than_1_3_round_trips(postgres: Postgres, user: str) -> None:
+    seconds: dict[str, list[float]] = {}
 
     async def scenario(url: str) -> None:
         client = Client(url)
-        await client.ask("GET", f"/api/{user}")  # opens the connection to the database
+        await client.send("GET", f"/api/{user}")  # opens the connection to the database
         for endpoint in ENDPOINTS:
-            for _ in range(TIMES):
+            for _ in range(REPEATS):
                 task_id = ""
                 if "{task_id}" in endpoint:
-                    task_id = (await client.ask("POST", f"/api/{user}/tasks", {"title": "t"})).json()["id"]
+                    task_id = (await client.send("POST", f"/api/{user}/tasks", {"title": "t"})).json()["id"]
                 method, path = endpoint.format(user_id=user, task_id=task_id).split()
-                answer = await client.ask(method, path, BODIES.get(endpoint))
-                assert answer.status in (200, 201), (endpoint, answer)
-                took.setdefault(endpoint, []).append(answer.seconds)
+                response = await client.send(method, path, BODIES.get(endpoint))
+                assert response.status in (200, 201), (endpoint, response)
+                seconds.setdefault(endpoint, []).append(response.seconds)
         client.close()
 
     with (
@@ -58,8 +58,8 @@ def test_the_median_of_every_endpoint_stays_under_1_3_round_trips(postgres: Post
         service("--no-access-log", DATABASE_URL=postgres.dsn(port=relay.port)) as started,
     ):
         asyncio.run(asyncio.wait_for(scenario(started.url), 60))
-    medians = {endpoint: statistics.median(times) / (2 * ONE_WAY) for endpoint, times in took.items()}
-    assert min(medians.values()) > 1, "the relay was not on the way"
+    medians = {endpoint: statistics.median(times) / (2 * ONE_WAY) for endpoint, times in seconds.items()}
+    assert min(medians.values()) > 1, "the requests bypassed the relay"
     assert max(medians.values()) < 1.3, medians
 
 
@@ -68,96 +68,95 @@ def started(postgres: Postgres) -> Iterator[Service]:
     url = postgres.dsn(application_name="hanging")
     with service(DATABASE_URL=url, DATABASE_POOL_SIZE=str(POOL), DATABASE_TIMEOUT=str(TIMEOUT)) as started:
         yield started
-        hold_log(started.log)
+        check_log(started.log)
 
 
-def active(postgres: Postgres) -> int:
-    """How many statements of the service are being carried out."""
-    [(number,)] = postgres.administer(
+def active_statements(postgres: Postgres) -> int:
+    """Return how many connections of the service are executing a statement or in a transaction."""
+    [(number,)] = postgres.run_as_admin(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hanging' AND state <> 'idle'"
     )
     return int(number)
 
 
 async def create(started: Service, user: str) -> dict[str, Any]:
-    task: dict[str, Any] = (await once(started.url, "POST", f"/api/{user}/tasks", {"title": "t"})).json()
+    task: dict[str, Any] = (await send_once(started.url, "POST", f"/api/{user}/tasks", {"title": "t"})).json()
     return task
 
 
-def hold_in_time(answers: list[Answer]) -> None:
-    assert {answer.status for answer in answers} == {503}
-    assert max(answer.seconds for answer in answers) < TIMEOUT + 1
+def check_timeouts(responses: list[Response]) -> None:
+    """Assert that all responses are 503 and came soon after the timeout."""
+    assert {response.status for response in responses} == {503}
+    assert max(response.seconds for response in responses) < TIMEOUT + 1
 
 
-def test_a_query_that_hangs_is_503_in_time_and_gone_on_the_server_while_others_keep_their_speed(
+def test_a_hanging_statement_times_out_without_slowing_other_users_down(
     postgres: Postgres, started: Service, user: str
 ) -> None:
-    hung = [asyncio.run(create(started, f"{user}-{number}")) for number in range(POOL - 2)]
-    others = f"/api/user-{uuid4()}/tasks"
+    locked_tasks = [asyncio.run(create(started, f"{user}-{number}")) for number in range(POOL - 2)]
+    other_path = f"/api/user-{uuid4()}/tasks"
 
-    async def speed() -> float:
-        """The median of what somebody else's requests take."""
+    async def median_seconds() -> float:
+        """Return the median response time of another user."""
         client = Client(started.url)
-        answers = [await client.ask("POST", others, {"title": "t"}) for _ in range(50)]
+        responses = [await client.send("POST", other_path, {"title": "t"}) for _ in range(50)]
         client.close()
-        assert {answer.status for answer in answers} == {201}
-        assert max(answer.seconds for answer in answers) < TIMEOUT / 2
-        return statistics.median(answer.seconds for answer in answers)
+        assert {response.status for response in responses} == {201}
+        assert max(response.seconds for response in responses) < TIMEOUT / 2
+        return statistics.median(response.seconds for response in responses)
 
     async def scenario() -> None:
-        before = await speed()
+        before = await median_seconds()
         waiting = [
             asyncio.ensure_future(
-                once(started.url, "PATCH", f"/api/{task['user_id']}/tasks/{task['id']}", {"title": "lost"})
+                send_once(started.url, "PATCH", f"/api/{task['user_id']}/tasks/{task['id']}", {"title": "lost"})
             )
-            for task in hung
+            for task in locked_tasks
         ]
-        await asyncio.to_thread(wait_until, lambda: active(postgres) == len(hung))
-        during = await speed()
-        assert not any(one.done() for one in waiting), "they did not hang long enough to tell"
+        await asyncio.to_thread(wait_until, lambda: active_statements(postgres) == len(locked_tasks))
+        during = await median_seconds()
+        assert not any(task.done() for task in waiting), "the locked requests ended during the measurement"
         assert during < 2 * before + 0.02
-        hold_in_time(await asyncio.gather(*waiting))
+        check_timeouts(await asyncio.gather(*waiting))
 
     with locked(postgres, "SELECT 1 FROM tasks WHERE user_id LIKE %s FOR UPDATE", f"{user}-%"):
         asyncio.run(asyncio.wait_for(scenario(), 30))
-        wait_until(lambda: active(postgres) == 0, 2)  # while the lock is still held
-    [(titles,)] = postgres.administer(
+        wait_until(lambda: active_statements(postgres) == 0, 2)  # although the lock is still held
+    [(titles,)] = postgres.run_as_admin(
         "SELECT array_agg(DISTINCT title) FROM tasks WHERE user_id LIKE %s", f"{user}-%", database="tasks"
     )
-    assert titles == ["t"], "a write that was cancelled was carried out afterwards"
+    assert titles == ["t"], "a cancelled write was executed later"
 
 
-def test_a_table_that_is_locked_stops_nothing_for_longer_than_it_is(
-    postgres: Postgres, started: Service, user: str
-) -> None:
+def test_requests_recover_as_soon_as_a_table_lock_is_released(postgres: Postgres, started: Service, user: str) -> None:
     with locked(postgres, "LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE"):
 
         async def scenario() -> None:
             paths = [f"/api/{user}-{number}/tasks" for number in range(4 * POOL)]
-            waiting = [asyncio.ensure_future(once(started.url, "GET", path)) for path in paths]
-            await asyncio.to_thread(wait_until, lambda: active(postgres) == POOL)
-            assert (await once(started.url, "GET", "/health")).seconds < TIMEOUT / 2
-            assert not any(one.done() for one in waiting)
-            hold_in_time(await asyncio.gather(*waiting))
+            waiting = [asyncio.ensure_future(send_once(started.url, "GET", path)) for path in paths]
+            await asyncio.to_thread(wait_until, lambda: active_statements(postgres) == POOL)
+            assert (await send_once(started.url, "GET", "/health")).seconds < TIMEOUT / 2
+            assert not any(task.done() for task in waiting)
+            check_timeouts(await asyncio.gather(*waiting))
 
         asyncio.run(asyncio.wait_for(scenario(), 30))
-        wait_until(lambda: active(postgres) == 0, 2)
+        wait_until(lambda: active_statements(postgres) == 0, 2)
     begin = time.monotonic()
     assert asyncio.run(create(started, user))["title"] == "t"
     assert time.monotonic() - begin < TIMEOUT / 2
-    assert len(asyncio.run(once(started.url, "GET", f"/api/{user}/tasks")).json()) == 1
+    assert len(asyncio.run(send_once(started.url, "GET", f"/api/{user}/tasks")).json()) == 1
 
 
-def test_a_request_that_comes_when_the_lock_goes_is_answered(postgres: Postgres, started: Service, user: str) -> None:
+def test_a_waiting_request_succeeds_when_the_lock_is_released(postgres: Postgres, started: Service, user: str) -> None:
     task = asyncio.run(create(started, user))
 
     async def scenario(other: connection) -> None:
         path = f"/api/{user}/tasks/{task['id']}"
-        waiting = asyncio.ensure_future(once(started.url, "PATCH", path, {"title": "new"}))
-        await asyncio.to_thread(wait_until, lambda: active(postgres) == 1)
+        waiting = asyncio.ensure_future(send_once(started.url, "PATCH", path, {"title": "new"}))
+        await asyncio.to_thread(wait_until, lambda: active_statements(postgres) == 1)
         other.rollback()
-        answer = await waiting
-        assert (answer.status, answer.json()["title"]) == (200, "new")
+        response = await waiting
+        assert (response.status, response.json()["title"]) == (200, "new")
 
     with locked(postgres, "SELECT 1 FROM tasks WHERE user_id = %s FOR UPDATE", user) as other:
         asyncio.run(asyncio.wait_for(scenario(other), 30))

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand: clients light enough for thousands of them, and rude where a test wants them so."""
+"""An HTTP/1.1 client on plain sockets: light enough for thousands of connections, and with access to the raw bytes."""
 
 import asyncio
 import json
@@ -11,27 +11,27 @@ MEDIA_TYPE = "application/problem+json"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the service answered, when it was asked (monotonic), and how many seconds it took."""
+class Response:
+    """A response, the monotonic time at which its request was sent, and the seconds until it was complete."""
 
     status: int
     headers: dict[str, str]
     body: bytes
-    asked: float
+    sent_at: float
     seconds: float
 
     def json(self) -> Any:
-        """The body, decoded."""
+        """Return the decoded body."""
         return json.loads(self.body)
 
     @property
     def version(self) -> int:
-        """The version of the task, from its ETag."""
+        """The version of the task, from the ETag."""
         return int(self.headers["etag"].strip('"'))
 
 
 def address(url: str) -> tuple[str, int]:
-    """Host and port of the service."""
+    """Return the host and the port of a URL."""
     parts = urlsplit(url)
     assert parts.hostname
     assert parts.port
@@ -39,7 +39,7 @@ def address(url: str) -> tuple[str, int]:
 
 
 def request(method: str, path: str, body: object = None, **headers: str) -> bytes:
-    """A request as it goes over the wire. `if_match="1"` is the header If-Match."""
+    """Return the bytes of a request. The keyword `if_match` becomes the header If-Match."""
     content = b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {path} HTTP/1.1", "Host: tasks"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -49,7 +49,7 @@ def request(method: str, path: str, body: object = None, **headers: str) -> byte
 
 
 class Client:
-    """One connection, opened when it is needed and used for as long as the service keeps it."""
+    """A keep-alive connection, opened by the first request and again after the service has closed it."""
 
     def __init__(self, url: str) -> None:
         self._address = address(url)
@@ -60,55 +60,55 @@ class Client:
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._address)
 
-    async def ask(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        """Send a request and return the answer, which must be one that the contract allows.
+    async def send(self, method: str, path: str, body: object = None, **headers: str) -> Response:
+        """Send a request, check that the response follows the contract, and return it.
 
-        Raises OSError when there is no connection, and EOFError when it ends before the answer.
+        Raises OSError when there is no connection, and EOFError when it is closed before the response.
         """
-        asked = time.monotonic()
+        sent_at = time.monotonic()
         await self.open()
         assert self._streams
         reader, writer = self._streams
         try:
             writer.write(request(method, path, body, **headers))
-            status, received = await _head(reader)
+            status, received = await _read_head(reader)
             content = await reader.readexactly(int(received.get("content-length", "0")))
         except BaseException:
             self.close()
             raise
         if received.get("connection") == "close":
             self.close()
-        answer = Answer(status, received, content, asked, time.monotonic() - asked)
-        hold_to_contract(answer)
-        return answer
+        response = Response(status, received, content, sent_at, time.monotonic() - sent_at)
+        check_contract(response)
+        return response
 
     def close(self) -> None:
-        """Close the connection, with whatever is under way."""
+        """Close the connection, even while a request is in flight."""
         if self._streams:
             self._streams[1].close()
             self._streams = None
 
 
-async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
     pairs = (line.split(": ", 1) for line in lines)
     return int(first.split(" ")[1]), {name.lower(): value for name, value in pairs}
 
 
-def hold_to_contract(answer: Answer) -> None:
-    """A failure is a problem, and one that may be over soon says when to try again."""
-    if answer.status >= 400:
-        assert answer.status != 500, answer
-        assert answer.headers["content-type"] == MEDIA_TYPE, answer
-        assert answer.json()["status"] == answer.status
-    if answer.status == 503:
-        assert int(answer.headers["retry-after"]) > 0, answer
+def check_contract(response: Response) -> None:
+    """Assert that an error is a problem (RFC 9457) and no 500, and that a 503 has Retry-After (RFC 9110, 10.2.3)."""
+    if response.status >= 400:
+        assert response.status != 500, response
+        assert response.headers["content-type"] == MEDIA_TYPE, response
+        assert response.json()["status"] == response.status
+    if response.status == 503:
+        assert int(response.headers["retry-after"]) > 0, response
 
 
-async def once(url: str, method: str, path: str, body: object = None, **headers: str) -> Answer:
-    """Ask on a connection that is closed afterwards."""
+async def send_once(url: str, method: str, path: str, body: object = None, **headers: str) -> Response:
+    """Send one request on a connection of its own."""
     client = Client(url)
     try:
-        return await client.ask(method, path, body, **headers)
+        return await client.send(method, path, body, **headers)
     finally:
         client.close()

@@ -1,4 +1,4 @@
-// Prints each name and call in client.ts whose type is `any` or `unknown`, so that none slips in unseen.
+// Prints each name and call in client.ts whose type is `any` or `unknown`.
 import ts from 'typescript'
 
 const { config } = ts.readConfigFile('tsconfig.json', ts.sys.readFile)
@@ -6,13 +6,13 @@ const { options, fileNames } = ts.parseJsonConfigFileContent(config, ts.sys, '.'
 const program = ts.createProgram(fileNames, options)
 const checker = program.getTypeChecker()
 const source = program.getSourceFile('client.ts')
-let seen = 0
+let checked = 0
 
 function visit(node) {
   if (ts.isTypeNode(node)) return
   const renamed = ts.isBindingElement(node.parent) && node.parent.propertyName === node
   if ((ts.isIdentifier(node) && !renamed) || ts.isCallExpression(node) || ts.isAccessExpression(node)) {
-    seen += 1
+    checked += 1
     if (checker.getTypeAtLocation(node).flags & (ts.TypeFlags.Any | ts.TypeFlags.Unknown)) {
       const { line } = source.getLineAndCharacterOfPosition(node.getStart())
       console.log(`client.ts:${line + 1}: ${node.getText()}`)
@@ -22,4 +22,4 @@ function visit(node) {
 }
 
 source.statements.filter(node => !ts.isImportDeclaration(node)).forEach(visit)
-console.error(`${seen} names and calls`)
+console.error(`${checked} names and calls`)

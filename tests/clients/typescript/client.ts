@@ -1,5 +1,5 @@
-// Every operation of the service, with the types that openapi-typescript makes of openapi.json.
-// Ends with an error when an answer is not what it should be. The address is the one argument.
+// Calls every operation of the service, with the types that openapi-typescript generates from openapi.json.
+// Fails when a response is not the expected one. The argument is the URL of the service.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import createClient from 'openapi-fetch'
@@ -16,7 +16,7 @@ assert.equal(health.data?.status, 'ok')
 const ready = await api.GET('/health/ready')
 assert.equal(ready.data?.status, 'ready')
 
-// Only the title is needed. A repeat with the same key makes no second task.
+// Only the title is required. A repeated request with the same Idempotency-Key creates no second task.
 const key = randomUUID()
 const create = () =>
   api.POST('/api/{user_id}/tasks', {
@@ -39,7 +39,7 @@ assert(eggs)
 assert.equal(eggs.due_date, '2020-01-01T00:00:00.000000Z')
 
 // A list, page by page.
-const seen: Task[] = []
+const listed: Task[] = []
 let cursor: string | undefined
 do {
   const { data, response } = await api.GET('/api/{user_id}/tasks', {
@@ -47,52 +47,52 @@ do {
   })
   assert(data)
   assert.equal(response.headers.get('X-Total-Count'), '2')
-  seen.push(...data)
+  listed.push(...data)
   const next = /<(.*)>/.exec(response.headers.get('Link') ?? '')?.[1]
   cursor = next && (new URL(next).searchParams.get('cursor') ?? undefined)
 } while (cursor)
-assert.deepEqual(seen, [eggs, milk])
+assert.deepEqual(listed, [eggs, milk])
 
 // One task.
-const one = { ...me.path, task_id: milk.id }
-const read = await api.GET('/api/{user_id}/tasks/{task_id}', { params: { path: one } })
+const taskPath = { ...me.path, task_id: milk.id }
+const read = await api.GET('/api/{user_id}/tasks/{task_id}', { params: { path: taskPath } })
 assert.deepEqual(read.data, milk)
 const etag = read.response.headers.get('ETag') ?? undefined
-const same = await api.GET('/api/{user_id}/tasks/{task_id}', {
-  params: { path: one, header: { 'if-none-match': etag } },
+const unchanged = await api.GET('/api/{user_id}/tasks/{task_id}', {
+  params: { path: taskPath, header: { 'if-none-match': etag } },
 })
-assert.equal(same.response.status, 304)
+assert.equal(unchanged.response.status, 304)
 
 const patched = await api.PATCH('/api/{user_id}/tasks/{task_id}', {
-  params: { path: one, header: { 'if-match': etag } },
+  params: { path: taskPath, header: { 'if-match': etag } },
   body: { description: 'Two litres' },
 })
 assert.equal(patched.data?.description, 'Two litres')
 
-const late = await api.PUT('/api/{user_id}/tasks/{task_id}', {
-  params: { path: one, header: { 'if-match': etag } },
+const conflict = await api.PUT('/api/{user_id}/tasks/{task_id}', {
+  params: { path: taskPath, header: { 'if-match': etag } },
   body: { title: 'Buy oat milk' },
 })
-assert.equal(late.response.status, 412)
-assert(late.error)
-const detail: string = late.error.detail
+assert.equal(conflict.response.status, 412)
+assert(conflict.error)
+const detail: string = conflict.error.detail
 assert.equal(detail, 'The task has been changed since.')
 
 const replaced = await api.PUT('/api/{user_id}/tasks/{task_id}', {
-  params: { path: one },
+  params: { path: taskPath },
   body: { title: 'Buy oat milk' },
 })
 assert.equal(replaced.data?.description, null)
 
-const toggled = await api.PATCH('/api/{user_id}/tasks/{task_id}/complete', { params: { path: one } })
+const toggled = await api.PATCH('/api/{user_id}/tasks/{task_id}/complete', { params: { path: taskPath } })
 assert.equal(toggled.data?.completed, true)
 const set = await api.PATCH('/api/{user_id}/tasks/{task_id}/complete', {
-  params: { path: one },
+  params: { path: taskPath },
   body: { completed: true },
 })
 assert.equal(set.data?.completed_at, toggled.data.completed_at)
 
-// The user, and many tasks at once.
+// The summary, and operations on many tasks.
 const { data: summary } = await api.GET('/api/{user_id}', { params: me })
 assert.deepEqual(summary, {
   user_id, total: 2, completed: 1, pending: 1, overdue: 1, priorities: { low: 0, medium: 1, high: 1 }, tags: {},
@@ -104,12 +104,12 @@ const updated = await api.PATCH('/api/{user_id}/tasks', {
 })
 assert.equal(updated.data?.updated, 1)
 
-const deleted = await api.DELETE('/api/{user_id}/tasks/{task_id}', { params: { path: one } })
+const deleted = await api.DELETE('/api/{user_id}/tasks/{task_id}', { params: { path: taskPath } })
 assert.equal(deleted.data?.title, 'Buy oat milk')
 const cleared = await api.DELETE('/api/{user_id}/tasks', { params: { ...me, query: { completed: true } } })
 assert.equal(cleared.data?.deleted, 1)
 
-// What is wrong is said in a type as well.
+// Validation errors are typed too.
 const { error } = await api.POST('/api/{user_id}/tasks', { params: me, body: { title: '' } })
 assert(error && 'errors' in error)
 assert.deepEqual(error.errors.map(({ loc }) => loc), [['body', 'title']])
