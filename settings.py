@@ -1,4 +1,7 @@
-"""The settings of the service: one class, read once when the process starts."""
+"""The settings of the service, read once when the process starts.
+
+A setting is a field of `Settings`. `load_settings` reads them from the environment and from two files.
+"""
 
 import os
 import re
@@ -21,22 +24,22 @@ from pydantic import (
     model_validator,
 )
 
-HERE = Path(__file__).resolve().parent
-ENV_FILES = (HERE / ".env", HERE / ".env.local")  # the last one wins
-EMBEDDED_DATA = HERE / ".postgres"  # the data of the PostgreSQL that is used without a DATABASE_URL
+BASE_DIR = Path(__file__).resolve().parent
+ENV_FILES = (BASE_DIR / ".env", BASE_DIR / ".env.local")  # a later file overrides an earlier one
+EMBEDDED_DATA = BASE_DIR / ".postgres"  # data directory of the PostgreSQL that is used without DATABASE_URL
 
-# A browser sends `Origin: scheme://host[:port]` and nothing else (RFC 6454, section 6.2), so an
-# entry with a path or a trailing slash would never match.
+# A browser sends `Origin: scheme://host[:port]` (RFC 6454, section 6.2), so an entry with a path or a
+# trailing slash would never match.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]+")
 
 
 class Settings(BaseModel):
-    """What can be set, with its default. A variable has the field's name in capitals.
+    """All settings with their defaults. The variable of a setting is the field's name in capitals.
 
-    The environment wins over `.env.local`, which wins over `.env`; an empty value means the default.
+    An empty value means the default.
     """
 
-    model_config = ConfigDict(hide_input_in_errors=True)  # a wrong DATABASE_URL still has its password in it
+    model_config = ConfigDict(hide_input_in_errors=True)  # an invalid DATABASE_URL may contain a password
 
     database_url: SecretStr = SecretStr("")
     database_pool_size: int = Field(default=20, ge=1, le=1000)
@@ -52,25 +55,25 @@ class Settings(BaseModel):
 
     @property
     def requires_tokens(self) -> bool:
-        """Whether a request must say with a token who is asking, or the path is trusted."""
+        """Whether requests under /api need a token. If not, the user in the path is trusted."""
         return bool(self.auth_jwks_url or self.auth_secret.get_secret_value())
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_empty(cls, values: dict[str, object]) -> dict[str, object]:
-        # So that an empty variable of the environment switches off what .env.local says.
+    def _drop_empty(cls, values: dict[str, object]) -> dict[str, object]:
+        # An empty variable in the environment resets a setting of .env.local to its default.
         return {name: value for name, value in values.items() if value != ""}
 
     @field_validator("database_url")
     @classmethod
-    def _check_database_url(cls, value: SecretStr) -> SecretStr:
+    def _validate_database_url(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value().strip()
         if url and not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("it must be empty or start with postgresql:// or postgres://")
         try:
             parse_dsn(url)
-        except ProgrammingError:  # its text may quote the URL, password included
-            raise ValueError("it is not a URL that PostgreSQL understands") from None
+        except ProgrammingError:  # its message may quote the URL with its password
+            raise ValueError("it is not a valid PostgreSQL URL") from None
         return SecretStr(url)
 
     @field_validator("cors_origins", mode="before")
@@ -81,34 +84,34 @@ class Settings(BaseModel):
         origins = [origin.strip() for origin in value.split(",") if origin.strip()]
         for origin in origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is not an origin; write scheme://host[:port], with no slash after it")
+                raise ValueError(f"{origin!r} is not an origin; write scheme://host[:port], without a trailing slash")
         return origins
 
     @field_validator("auth_secret")
     @classmethod
-    def _check_secret(cls, value: SecretStr, others: ValidationInfo) -> SecretStr:
+    def _validate_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         secret = value.get_secret_value()
-        if secret and others.data.get("auth_jwks_url"):
+        if secret and info.data.get("auth_jwks_url"):
             raise ValueError("it must be empty where AUTH_JWKS_URL is set")
         if secret and not secret.strip():
-            raise ValueError("it must be more than blanks")
+            raise ValueError("it must not be blank")
         if secret and len(secret.encode()) < 32:  # RFC 7518, section 3.2
             raise ValueError("it must be 32 bytes or longer")
         return value
 
     @field_validator("auth_issuer", "auth_audience")
     @classmethod
-    def _check_claims(cls, value: str, others: ValidationInfo) -> str:
-        if others.data.get("auth_jwks_url") and not value.strip():
+    def _validate_claims(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("auth_jwks_url") and not value.strip():
             raise ValueError("it must be set where AUTH_JWKS_URL is")
         return value
 
 
 def load_settings(files: Sequence[Path] | None = None) -> Settings:
-    """Read the settings from the environment and the files, `ENV_FILES` unless others are given.
+    """Return the settings from the environment and from `files`, by default `ENV_FILES`.
 
-    Raises SystemExit with a sentence for each variable that is wrong, which shows no secret, or for a
-    file that cannot be read.
+    The environment overrides the files. Raises SystemExit with one sentence for each invalid variable,
+    which contains no secret, or for the first file that cannot be read.
     """
     values: dict[str, str | None] = {}
     for file in ENV_FILES if files is None else files:
@@ -118,16 +121,16 @@ def load_settings(files: Sequence[Path] | None = None) -> Settings:
     try:
         return Settings.model_validate({name.lower(): value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        wrong = [
-            f"{str(problem['loc'][0]).upper()} is wrong: {problem['msg'].removeprefix('Value error, ')}."
-            for problem in error.errors()
+        messages = [
+            f"{str(item['loc'][0]).upper()} is wrong: {item['msg'].removeprefix('Value error, ')}."
+            for item in error.errors()
         ]
-        raise SystemExit(" ".join(wrong)) from None
+        raise SystemExit(" ".join(messages)) from None
 
 
 def _check_readable(file: Path) -> None:
-    # A folder or a link to nowhere would be passed over, with the secrets that somebody meant to give.
-    if file.is_fifo() or not os.path.lexists(file):  # a pipe gives what it has only once
+    # dotenv ignores a folder or a broken link, and the service would start without the secrets in it.
+    if file.is_fifo() or not os.path.lexists(file):  # a named pipe can be read only once
         return
     try:
         file.read_text("utf-8")

@@ -1,6 +1,7 @@
-"""Tests of what a client sees, against a real PostgreSQL.
+"""Tests of the service against a real PostgreSQL, mostly through HTTP.
 
-They see no setting of whoever runs them, neither in this process nor in those that they start.
+They run with the default settings: the environment and `.env.local` of the developer have no effect on the
+test process, nor on the processes that it starts.
 """
 
 import os
@@ -9,9 +10,8 @@ from settings import Settings
 
 SETTINGS = [name.upper() for name in Settings.model_fields]
 
-# libpq and uvicorn are set by variables of their own.
 for name in [*os.environ]:
-    taken = name.upper() in SETTINGS or name in ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
-    if taken or name.startswith(("PG", "UVICORN_")):
+    used = name.upper() in SETTINGS or name in ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
+    if used or name.startswith(("PG", "UVICORN_")):  # libpq and uvicorn read variables too
         del os.environ[name]
-os.environ |= dict.fromkeys(SETTINGS, "")  # which means the default, and wins over .env.local
+os.environ |= dict.fromkeys(SETTINGS, "")  # an empty value means the default, and overrides .env.local

@@ -157,9 +157,6 @@ def assert_contract(response: httpx2.Response) -> None:
             assert_task(task)
 
 
-hold_to_contract = assert_contract  # TODO: remove once test_auth.py and test_errors.py import the new name
-
-
 def assert_status_is_declared(response: httpx2.Response) -> None:
     """Assert that openapi.json declares this status for this operation, if it declares the operation."""
     for template, operations in app.openapi()["paths"].items():

@@ -1,6 +1,5 @@
-"""No request, however odd, causes a 5xx: raw bytes against the real server."""
+"""Malformed and unusual requests: none of them causes a 5xx. Most are sent as raw bytes to a running server."""
 
-import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.conftest import Create, local
+from tests.raw import connect
 from tests.servers import Service, service
 
 PATHS = [
@@ -37,16 +37,15 @@ def started(database_url: str) -> Iterator[Service]:
 
 
 def send(started: Service, *parts: bytes) -> int:
-    """Send the bytes on a connection of their own; return the status, or 0 for a closed connection."""
-    host, port = started.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), 10) as connection:
+    """Send the bytes on a new connection. Return the status, or 0 if the server closed it without a response."""
+    with connect(started) as connection:
         try:
             for part in parts:
                 connection.sendall(part)
-            answer = connection.recv(65536)
+            response = connection.recv(65536)
         except (ConnectionResetError, BrokenPipeError):
-            answer = b""
-    return int(answer.split()[1]) if answer else 0
+            response = b""
+    return int(response.split()[1]) if response else 0
 
 
 def head(method: str, path: str, *lines: str) -> bytes:
@@ -54,7 +53,7 @@ def head(method: str, path: str, *lines: str) -> bytes:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_on_every_path_has_an_answer(started: Service, method: str) -> None:
+def test_every_method_on_every_path_has_a_response(started: Service, method: str) -> None:
     for path in PATHS:
         status = send(started, head(method, path, "Origin: http://localhost:3000", "Content-Length: 0"))
         assert 200 <= status < 500, (method, path)
@@ -102,26 +101,25 @@ def test_every_method_on_every_path_has_an_answer(started: Service, method: str)
     ],
     ids=lambda request_: repr(request_[:70]),
 )
-def test_no_odd_request_is_an_error_of_the_service(started: Service, request_: bytes) -> None:
+def test_no_malformed_request_causes_a_5xx(started: Service, request_: bytes) -> None:
     assert send(started, request_) < 500
     assert httpx2.get(f"{started.url}/health").status_code == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
-def test_a_client_that_goes_away_in_the_middle_is_no_error(started: Service, method: str) -> None:
-    host, port = started.url.removeprefix("http://").split(":")
+def test_a_client_that_disconnects_during_a_request_is_no_error(started: Service, method: str) -> None:
     for _ in range(20):
-        with socket.create_connection((host, int(port)), 10) as connection:
+        with connect(started) as connection:
             connection.sendall(head(method, "/api/ann/tasks", "Content-Length: 100") + b'{"title')
-            assert httpx2.get(f"{started.url}/health/ready").status_code == 200  # it holds nothing up
+            assert httpx2.get(f"{started.url}/health/ready").status_code == 200  # it blocks no other request
     assert httpx2.get(f"{started.url}/health/ready").status_code == 200
     assert not [line for line in started.log if "Traceback" in line]
 
 
-def test_no_redirect_follows_the_host_header(started: Service) -> None:
+def test_no_redirect_uses_the_host_header(started: Service) -> None:
     for path in ("/", "/docs/", "/api/ann/tasks/", "//evil.example"):
-        answer = httpx2.get(started.url + path, headers={"Host": "evil.example"}, follow_redirects=False)
-        assert "evil.example" not in answer.headers.get("location", "")
+        response = httpx2.get(started.url + path, headers={"Host": "evil.example"}, follow_redirects=False)
+        assert "evil.example" not in response.headers.get("location", "")
 
 
 @pytest.mark.parametrize(
@@ -138,19 +136,19 @@ def test_every_spelling_of_an_id_is_the_same_task(client: TestClient, url: str, 
 @pytest.mark.parametrize(
     "title", ["\u202e\u05d0\u05d1\u05d2", "👩‍👩‍👧‍👦🏳️‍🌈", "e\u0301 \u00e9", "\u200b|", "\ufeffx", "a\u0300" * 100]
 )
-def test_text_is_kept_as_it_was_sent(client: TestClient, create: Create, title: str) -> None:
+def test_text_is_returned_as_it_was_sent(client: TestClient, create: Create, title: str) -> None:
     task = create(title=title, description=title, tags=[title[:50]])
     assert (task["title"], task["description"], task["tags"]) == (title, title, [title[:50]])
     assert client.get(local(task["url"])).content.decode().count(title) >= 2
 
 
-def test_a_key_that_comes_twice_in_a_body_counts_once(client: TestClient, url: str) -> None:
+def test_the_last_of_repeated_keys_in_a_body_counts(client: TestClient, url: str) -> None:
     body = b'{"title": "first", "title": "last"}'
-    answer: Any = client.post(url, content=body, headers={"Content-Type": "application/json"})
-    assert answer.json()["title"] == "last"
+    response: Any = client.post(url, content=body, headers={"Content-Type": "application/json"})
+    assert response.json()["title"] == "last"
 
 
-def test_user_ids_of_128_characters_and_dots_are_users_of_their_own(client: TestClient) -> None:
+def test_long_user_ids_and_dots_and_percent_signs_are_accepted(client: TestClient) -> None:
     for user in ("x" * 96 + uuid4().hex, f"...{uuid4()}", f"{uuid4()}..", f"%2525{uuid4()}"):
         assert client.post(f"/api/{user}/tasks", json={"title": "mine"}).status_code == 201
         assert len(client.get(f"/api/{user}/tasks").json()) == 1

@@ -1,4 +1,4 @@
-"""What is somebody else's answers as if it did not exist."""
+"""Isolation of users: for every other user, a task does not exist."""
 
 from typing import Any
 from uuid import uuid4
@@ -20,25 +20,25 @@ REQUESTS: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("method", "suffix", "body"), REQUESTS)
-def test_a_strangers_task_answers_byte_for_byte_like_one_that_does_not_exist(
+def test_another_users_task_and_a_missing_task_have_identical_responses(
     client: TestClient, create: Create, method: str, suffix: str, body: Any
 ) -> None:
     task = create(title="private")
     path = f"/api/user-{uuid4()}/tasks/{task['id']}{suffix}"
 
-    def ask() -> tuple[int, list[tuple[str, str]], bytes]:
-        answer = client.request(method, path, json=body, headers={"Origin": "http://localhost:3000"})
-        headers = [header for header in answer.headers.multi_items() if header[0] != "date"]
-        return answer.status_code, headers, answer.content
+    def send() -> tuple[int, list[tuple[str, str]], bytes]:
+        response = client.request(method, path, json=body, headers={"Origin": "http://localhost:3000"})
+        headers = [header for header in response.headers.multi_items() if header[0] != "date"]
+        return response.status_code, headers, response.content
 
-    while_it_exists = ask()
-    assert client.get(local(task["url"])).json() == task, "a stranger changed it"
+    while_it_exists = send()
+    assert client.get(local(task["url"])).json() == task, "another user changed it"
     client.delete(local(task["url"]))
-    assert while_it_exists == ask()
+    assert while_it_exists == send()
     assert while_it_exists[0] == 404
 
 
-def test_a_list_holds_the_tasks_of_its_user_alone(client: TestClient, url: str, create: Create) -> None:
+def test_a_list_has_only_the_tasks_of_its_user(client: TestClient, url: str, create: Create) -> None:
     mine = create()
     other = f"/api/user-{uuid4()}/tasks"
     theirs = client.post(other, json={"title": "theirs"}).json()
@@ -46,7 +46,7 @@ def test_a_list_holds_the_tasks_of_its_user_alone(client: TestClient, url: str, 
     assert client.get(other).json() == [theirs]
 
 
-def test_user_ids_that_look_alike_are_different_users(client: TestClient, user: str, create: Create) -> None:
+def test_similar_user_ids_are_different_users(client: TestClient, user: str, create: Create) -> None:
     create()
     for other in (user.upper(), user + " ", " " + user, user + "%", user[:-1], user[:-1] + "_"):
         assert client.get(f"/api/{other.replace('%', '%25')}/tasks").json() == []
@@ -55,17 +55,17 @@ def test_user_ids_that_look_alike_are_different_users(client: TestClient, user: 
 @pytest.mark.parametrize(
     "path", ["/api/{}%2Ftasks", "/api/{}/tasks%2f{}", "/api/{}/tasks%0A", "/api/{}%FF/tasks", "/api/%ED%A0%80{}/tasks"]
 )
-def test_a_path_that_decodes_to_another_is_refused(client: TestClient, user: str, create: Create, path: str) -> None:
+def test_a_path_that_is_not_canonical_is_422(client: TestClient, user: str, create: Create, path: str) -> None:
     task = create()
     path = path.format(user, task["id"])
     for method, body in (("GET", None), ("POST", {"title": "x"}), ("DELETE", None)):
-        answer = client.request(method, path, json=body, headers={"Origin": "http://localhost:3000"})
-        assert answer.status_code == 422
-        assert answer.json()["errors"][0]["loc"] == ["path"]
-        assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+        response = client.request(method, path, json=body, headers={"Origin": "http://localhost:3000"})
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["loc"] == ["path"]
+        assert response.headers["access-control-allow-origin"] == "http://localhost:3000"
     assert client.get(local(task["url"])).json() == task
 
 
-def test_users_whose_names_are_no_text_are_not_one_user(client: TestClient) -> None:
+def test_invalid_utf_8_is_not_the_user_u_fffd(client: TestClient) -> None:
     assert client.post("/api/%FF/tasks", json={"title": "x"}).status_code == 422
     assert client.get("/api/%EF%BF%BD/tasks").status_code == 200

@@ -1,4 +1,4 @@
-"""The settings: where they come from, and what a wrong one says."""
+"""Settings: their sources, and the messages for invalid values."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ NEON = "postgresql://ann:s3cret@ep-cool-name-pooler.eu-central-1.aws.neon.tech/n
 
 
 @pytest.mark.parametrize("url", ["", "  ", NEON, NEON.replace("postgresql:", "postgres:"), "postgresql:///tasks"])
-def test_a_url_as_neon_prints_it_is_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_a_url_as_neon_shows_it_is_accepted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     settings = load_settings()
     assert settings.database_url.get_secret_value() == url.strip()
@@ -53,7 +53,7 @@ def test_a_url_as_neon_prints_it_is_taken(monkeypatch: pytest.MonkeyPatch, url: 
         ("AUTH_SECRET", "\t\r\n\u3000" * 20),
     ],
 )
-def test_a_wrong_value_is_one_sentence_that_names_the_variable(
+def test_an_invalid_value_is_reported_in_one_sentence_without_secrets(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -67,36 +67,36 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("place", ["environment", ".env.local"])
-def test_an_empty_value_means_the_default_whatever_comes_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+@pytest.mark.parametrize("source", ["environment", ".env.local"])
+def test_an_empty_value_overrides_earlier_sources_with_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str
 ) -> None:
     other = OTHER_SETTINGS[name]
     files = (tmp_path / ".env", tmp_path / ".env.local")
     files[0].write_text(f"{name}={other}\n")
-    files[1].write_text(f"{name}={other if place == 'environment' else ''}\n")
-    if place == ".env.local":
+    files[1].write_text(f"{name}={other if source == 'environment' else ''}\n")
+    if source == ".env.local":
         monkeypatch.delenv(name)
     assert load_settings(files) == Settings.model_construct()
 
 
 @pytest.mark.parametrize("value", ["WARNING", " warning", "warning\r"])
-def test_a_log_level_is_known_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_log_level_is_case_insensitive(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("LOG_LEVEL", value)
     assert load_settings().log_level == "warning"
 
 
-def test_a_wrong_value_ends_start_up_without_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_ends_start_up_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_TIMEOUT", "soon")
     command = [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"]
-    ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode != 0
-    assert ended.stderr.splitlines() == [
+    completed = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+    assert completed.returncode != 0
+    assert completed.stderr.splitlines() == [
         "DATABASE_TIMEOUT is wrong: Input should be a valid number, unable to parse string as a number."
     ]
 
 
-def test_the_environment_wins_over_env_local_which_wins_over_env(
+def test_the_environment_overrides_env_local_which_overrides_env(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = (tmp_path / ".env", tmp_path / ".env.local")
@@ -121,16 +121,14 @@ def test_the_environment_wins_over_env_local_which_wins_over_env(
         ),
     ],
 )
-def test_origins_stand_with_commas_between_them(
-    monkeypatch: pytest.MonkeyPatch, value: str, origins: list[str]
-) -> None:
+def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch, value: str, origins: list[str]) -> None:
     monkeypatch.setenv("CORS_ORIGINS", value)
     assert load_settings().cors_origins == origins
 
 
-@pytest.mark.parametrize("value_that_is_missing", ["", " "], ids=["empty", "blank"])
-def test_a_token_needs_issuer_and_audience_with_a_jwks_url(
-    monkeypatch: pytest.MonkeyPatch, value_that_is_missing: str
+@pytest.mark.parametrize("missing_value", ["", " "], ids=["empty", "blank"])
+def test_a_jwks_url_requires_issuer_and_audience_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch, missing_value: str
 ) -> None:
     values = {"AUTH_JWKS_URL": "https://a/jwks", "AUTH_ISSUER": "https://a", "AUTH_AUDIENCE": "https://a"}
     for name, value in values.items():
@@ -138,7 +136,7 @@ def test_a_token_needs_issuer_and_audience_with_a_jwks_url(
     assert load_settings().requires_tokens
     for missing in ("AUTH_ISSUER", "AUTH_AUDIENCE"):
         with monkeypatch.context() as without:
-            without.setenv(missing, value_that_is_missing)
+            without.setenv(missing, missing_value)
             with pytest.raises(SystemExit, match=f"^{missing} is wrong: it must be set where AUTH_JWKS_URL is.$"):
                 load_settings()
     monkeypatch.setenv("AUTH_SECRET", "x" * 32)
@@ -148,18 +146,18 @@ def test_a_token_needs_issuer_and_audience_with_a_jwks_url(
 
 @pytest.fixture
 def env_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of a .env.local that the settings are read from."""
+    """Return the path of a .env.local, which does not exist yet and which the settings are read from."""
     file = tmp_path / ".env.local"
     monkeypatch.setattr("settings.ENV_FILES", (HERE / ".env", file))
     return file
 
 
-def spoil(file: Path, how: str) -> None:
-    """Make it something that no settings can be read from."""
+def make_unreadable(file: Path, how: str) -> None:
+    """Create something at this path that no settings can be read from."""
     if how == "a folder":
         file.mkdir()
-    elif how == "a link to nowhere":
-        file.symlink_to(file.parent / "nowhere")
+    elif how == "a broken link":
+        file.symlink_to(file.parent / "missing")
     elif how == "not readable":
         file.write_text("LOG_LEVEL=error")
         file.chmod(0)
@@ -167,11 +165,11 @@ def spoil(file: Path, how: str) -> None:
         file.write_bytes({"Latin-1": "LOG_LEVEL=größer", "UTF-16": "LOG_LEVEL=error"}[how].encode(how))
 
 
-@pytest.mark.parametrize("how", ["Latin-1", "UTF-16", "a folder", "a link to nowhere", "not readable"])
-def test_a_file_that_cannot_be_read_is_one_sentence_that_names_it(env_local: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["Latin-1", "UTF-16", "a folder", "a broken link", "not readable"])
+def test_an_unreadable_file_is_reported_in_one_sentence(env_local: Path, how: str) -> None:
     if how == "not readable" and os.geteuid() == 0:
         pytest.skip("root reads everything")
-    spoil(env_local, how)
+    make_unreadable(env_local, how)
     with pytest.raises(SystemExit) as raised:
         load_settings()
     sentence = str(raised.value)

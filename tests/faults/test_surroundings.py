@@ -1,4 +1,4 @@
-"""The tests see no setting of whoever runs them, neither the environment's nor .env.local's."""
+"""The tests' independence of the settings in the environment and in .env.local."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from tests import SETTINGS
 from tests.helpers import OTHER_SETTINGS
 from tests.servers import HERE
 
-# What libpq and uvicorn take from the environment as well.
-SURROUNDINGS = OTHER_SETTINGS | {
+# libpq and uvicorn read variables too.
+ENVIRONMENT = OTHER_SETTINGS | {
     "PGHOST": "database.invalid",
     "PGHOSTADDR": "127.0.0.2",
     "PGPORT": "1",
@@ -30,29 +30,29 @@ SURROUNDINGS = OTHER_SETTINGS | {
     "WEB_CONCURRENCY": "2",
     "FORWARDED_ALLOW_IPS": "*",
 }
-# Of each way that leads to a setting: this process, the app in it, a service as a process, Alembic.
+# Tests that read settings in each way: in the test process, in its app, in a service process, and in Alembic.
 SOME_TESTS = (
     "tests/test_settings.py",
     "tests/test_tasks.py",
-    "tests/faults/test_startup.py::test_log_level_says_how_much_of_it_is_told",
+    "tests/faults/test_startup.py::test_log_level_error_hides_info_and_warnings",
     "tests/faults/test_startup.py::test_two_services_share_one_embedded_database_until_the_last_ends",
     "tests/test_migrations.py::test_models_and_migrations_agree",
 )
 
 
-def test_tests_pass_whatever_is_set_around_them(checkout: Path, database_url: str) -> None:
+def test_tests_pass_with_other_settings_in_the_environment(checkout: Path, database_url: str) -> None:
     assert sorted(OTHER_SETTINGS) == sorted(SETTINGS)
     shutil.copytree(HERE / "tests", checkout / "tests", ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
     (checkout / ".env.local").write_text("".join(f'{name}="{value}"\n' for name, value in OTHER_SETTINGS.items()))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    ended = subprocess.run(
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    completed = subprocess.run(
         [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", *SOME_TESTS],
         cwd=checkout,
-        env=environment | SURROUNDINGS | {"TEST_DATABASE_URL": database_url},
+        env=inherited | ENVIRONMENT | {"TEST_DATABASE_URL": database_url},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=300,
         check=False,
     )
-    assert ended.returncode == 0, ended.stdout[-5000:]
+    assert completed.returncode == 0, completed.stdout[-5000:]
