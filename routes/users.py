@@ -10,12 +10,12 @@ from starlette.exceptions import HTTPException
 import errors
 import queries
 from errors import problem_responses, response_headers
-from routes import API_ROUTER, conditional_response, fetch, fit_page, get_tasks_url
+from routes import API_ROUTER_OPTIONS, conditional_response, fetch, fit_page, get_tasks_url
 from routing import DirectRouter, JSONBytes
 from schemas import Changes, ChangesCursor, ChangesQuery, Deleted, IfNoneMatch, Summary, UserId
 
 TAG = {"name": "users", "description": "A user as a whole."}
-router = DirectRouter(prefix="/api/{user_id}", tags=[TAG["name"]], **API_ROUTER)
+router = DirectRouter(prefix="/api/{user_id}", tags=[TAG["name"]], **API_ROUTER_OPTIONS)
 
 
 @router.get("", response_model=Summary)
