@@ -1,4 +1,4 @@
-"""The tables."""
+"""The tables, as SQLModel classes."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -25,9 +25,8 @@ def _timestamp(*, nullable: bool = False) -> Column[datetime]:
 class Task(SQLModel, table=True):
     """One task of one user.
 
-    The owner is the first part of the primary key, and every statement names it. So one index serves
-    ownership and lookup, a forgotten filter cannot reach another user's task, and the table can be
-    distributed by `user_id`.
+    The primary key is (`user_id`, `id`): one index finds a task and checks its owner, a statement without the
+    owner finds nothing, and the table can be distributed by `user_id`.
 
     The check constraints repeat what `schemas` validates, for programs that write to the table directly.
     """

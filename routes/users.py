@@ -3,12 +3,12 @@
 from fastapi import Request, Response
 
 import queries
-from routes import API_ROUTER, fetch
+from routes import API_ROUTER_OPTIONS, fetch
 from routing import DirectRouter, JSONBytes
 from schemas import Summary, UserId
 
 TAG = {"name": "users", "description": "A user as a whole."}
-router = DirectRouter(prefix="/api/{user_id}", tags=[TAG["name"]], **API_ROUTER)
+router = DirectRouter(prefix="/api/{user_id}", tags=[TAG["name"]], **API_ROUTER_OPTIONS)
 
 
 @router.get("", response_model=Summary)
