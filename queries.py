@@ -74,6 +74,7 @@ IS_TASK = IS_OWNED_TASK & IS_LIVING
 HAS_VERSION = col(Task.revision) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
 
 KEPT_DAYS = 30  # for which a deleted task is kept
+LAST_ID = UUID(int=2**128 - 1)  # sorts after all others
 
 
 # ---- One task -------------------------------------------------------------------------------
@@ -376,7 +377,7 @@ def delete_tasks(user_id: str, *, filters: dict[str, Any]) -> Query[int]:
 
 @lru_cache(maxsize=512)
 def _delete_tasks(filter_names: frozenset[str]) -> Statement[int]:
-    return _write_tasks({"deleted_at": sa.func.now()}, filters, purge=True)
+    return _write_tasks({"deleted_at": sa.func.now()}, filter_names, purge=True)
 
 
 def _write_tasks(values: dict[str, Any], filter_names: frozenset[str], *, purge: bool = False) -> Statement[int]:
@@ -463,7 +464,7 @@ def list_changes(
 
     Each row has the time, the epoch and revision of the user (NULL before the first write), and the JSON,
     version and id of a task. The JSON of a deleted task has `deleted_at`. When no task was changed, there is
-    one row without a task, and only the row of the user has been read. The rows end two tasks after
+    one row without a task, and after the last position (LAST_ID) only the row of the user has been read. The rows end two tasks after
     MAX_PAGE_SIZE.
     """
     version, task_id = after
@@ -474,14 +475,14 @@ def list_changes(
 
 @cache
 def _list_changes() -> Statement[datetime, int | None, int | None, bytes | None, int | None, UUID | None]:
-    after_version = sa.bindparam("after_version", type_=sa.BigInteger)
-    position = sa.tuple_(after_version, sa.bindparam("after_id", type_=sa.Uuid))
+    position = sa.tuple_(sa.bindparam("after_version", type_=sa.BigInteger), sa.bindparam("after_id", type_=sa.Uuid))
     user = sa.select(col(User.epoch), col(User.revision)).where(col(User.user_id) == USER_ID).cte("counter")
-    # A user of version 1.0.0 has tasks and perhaps no counter.
+    # The last possible position. A user of version 1.0.0 has tasks and perhaps no counter.
     newest = sa.func.coalesce(sa.select(user.c.revision).scalar_subquery(), sa.literal_column(str(2**62)))
+    end = sa.tuple_(newest, sa.literal_column(f"CAST('{LAST_ID}' AS uuid)"))
     changed_at = (TASKS.c.revision, TASKS.c.id)
     tasks = sa.select(*_response_fields(TASKS.c), _rfc3339(TASKS.c.deleted_at))
-    tasks = tasks.where(IS_OWNER, newest > after_version, sa.tuple_(*changed_at) > position)
+    tasks = tasks.where(IS_OWNER, end > position, sa.tuple_(*changed_at) > position)
     tasks = tasks.order_by(*changed_at).limit(sa.bindparam("limit", type_=sa.BigInteger))
     page = _limit_size(_select_json(tasks, "version", "id"))
     clock = sa.select(sa.func.now().label("now")).subquery("clock")
