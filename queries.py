@@ -464,8 +464,8 @@ def list_changes(
 
     Each row has the time, the epoch and revision of the user (NULL before the first write), and the JSON,
     version and id of a task. The JSON of a deleted task has `deleted_at`. When no task was changed, there is
-    one row without a task, and after the last position (LAST_ID) only the row of the user has been read. The rows end two tasks after
-    MAX_PAGE_SIZE.
+    one row without a task, and after the last position (LAST_ID) only the row of the user has been read. The
+    rows end two tasks after MAX_PAGE_SIZE.
     """
     version, task_id = after
     return _list_changes().bind(
