@@ -76,6 +76,9 @@ class Task(SQLModel, table=True):
         CheckConstraint("completed = (completed_at IS NOT NULL)", name="tasks_completed_at_when_completed"),
         # The default order of a list. PostgreSQL reads an index in both directions. Deleted tasks are not in it.
         Index("tasks_list_idx", "user_id", "created_at", "id", postgresql_where=text("deleted_at IS NULL")),
+        # The order of the changes. It costs a change a sixth more time in PostgreSQL, because no update is HOT any
+        # more, and saves a client that polls the reading of all tasks of the user.
+        Index("tasks_changes_idx", "user_id", "revision", "id"),
         # The tasks to purge. Only deleted tasks are in it.
         Index("tasks_deleted_idx", "user_id", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
     )
