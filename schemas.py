@@ -329,6 +329,14 @@ class ListQuery(Filters):
         return base64.urlsafe_b64encode(_checksum(context, position) + position).rstrip(b"=").decode()
 
 
+class EraseQuery(BaseModel):
+    """The query of an erasure. A request that was meant for something else does not have it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    confirm: str = Field(description="The `user_id` of the path once more.", examples=["alice"])
+
+
 class ChangesQuery(BaseModel):
     """The query of a list of changes."""
 
