@@ -12,7 +12,7 @@ from database import VERSION_TABLE, migration_engine
 from settings import EMBEDDED_DATA, load_settings
 
 # The key of the advisory lock; any number that no other application uses. The lock belongs to the
-# transaction and not to the session, so it also works behind a pooler with transaction pooling.
+# transaction and not to the session, so it also works behind a pooler in transaction mode.
 LOCK = 7_461_736_115
 LOCK_TIMEOUT = 1  # seconds
 
