@@ -18,7 +18,8 @@ A query passes through four steps:
 2. Take the most recently used idle connection, or open a new one.
 3. Send the message, wait for the socket and read the rows. The connection is in autocommit mode, so the
    message is one transaction. It consists of `SET statement_timeout`, if it has changed; `PREPARE`, if the
-   statement is not prepared on this connection yet; and the statement itself, or `EXECUTE`.
+   statement is not prepared on this connection yet; and the statement itself, or `EXECUTE`. Behind a pooler
+   in transaction mode it consists of `SET LOCAL statement_timeout` and the statement.
 4. Return the connection to the pool and release the slot. After an error or a cancellation the
    connection is closed, because the server may still be busy with the statement. The one exception is
    a statement that the server itself has canceled.
@@ -70,7 +71,7 @@ psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 GRACE_PERIOD = 0.5
 TIMEOUT_STEP = 0.1  # seconds; statement_timeout is rounded up to a multiple, so that it rarely has to be set anew
 MAX_PREPARED = 100  # prepared statements per connection; each takes about 50 KB on the server
-DISCONNECT_CHECK_DELAY = 0.1  # seconds in the queue after which the client may have disconnected
+DISCONNECT_CHECK_DELAY = 0.1  # seconds in the queue after which the pool checks whether the client has disconnected
 TIMEOUT_CHECK_INTERVAL = 0.05  # seconds between two checks for waiters and queries whose time is over
 MIN_SEND_BUFFER = 4096  # bytes that fit into the empty send buffer of any socket
 TEXT_OID = 25  # PostgreSQL's identifier of the type text
@@ -129,7 +130,7 @@ class Database:
         self._idle_connections: list[_Connection] = []
         self._busy_connections: set[_Connection] = set()
         self._timeout_check: asyncio.TimerHandle | None = None
-        self._drained: asyncio.Event | None = None  # not None once the pool is closing
+        self._drained: asyncio.Event | None = None  # exists once the pool is closing, and is set when no query is left
 
     async def fetch(
         self, query: Query[*Columns], disconnected: Callable[[], Awaitable[bool]] | None = None
@@ -187,7 +188,7 @@ class Database:
         self._close_idle_connections()
 
     async def _run(self, query: Query[*Columns], deadline: float) -> list[tuple[Any, ...]]:
-        """Run a query on a connection of the pool. Return the connection to the pool, or close it after an error."""
+        """Run a query on a connection, then return the connection to the pool or close it (step 4 above)."""
         connection = await self._checkout(deadline)
         self._busy_connections.add(connection)
         try:
@@ -349,8 +350,8 @@ class Slots:
 class _Queue:
     """Waiters for a slot: FIFO normally, LIFO while overloaded ("adaptive LIFO").
 
-    A waiter may wait for half the timeout of a query. The queue is overloaded once its oldest waiter
-    has waited for 80 % of that, until the queue is empty. In FIFO order an overloaded queue would
+    A waiter may wait for half the timeout of a query. The queue becomes overloaded when its oldest waiter
+    has waited for 80 % of that, and stays so until it is empty. In FIFO order an overloaded queue would
     serve only requests whose clients are about to give up; in LIFO order it serves the newest ones
     (Ben Maurer, "Fail at Scale", ACM Queue, 2015).
 
@@ -396,7 +397,7 @@ class _Queue:
 
     def _shed_load(self, overloaded_for: float) -> None:
         """Reject the oldest waiters that cannot be served in time at the present rate."""
-        if overloaded_for > 0.2 * self._max_wait:  # a shorter time is too short to measure the rate
+        if overloaded_for > 0.2 * self._max_wait:  # before that, the rate cannot be measured
             servable = max(1, int(self._served / overloaded_for * self._max_wait))
             while len(self._waiters) > servable:
                 self._waiters.popleft().reject()
@@ -436,7 +437,7 @@ class _Connection(connection):
     took a quarter of a query's time.
     """
 
-    _watched_fd: int | None = None
+    _watched_fd: int | None = None  # None before watch(), and on event loops that cannot watch a socket
     _socket_ready: asyncio.Future[None] | None = None  # what the running query waits for
     _statement_timeout: int | None = None  # milliseconds; the current setting of the session, None if unknown
     _prepared: set[str]  # names of the statements that are prepared
@@ -461,7 +462,7 @@ class _Connection(connection):
         def on_readable() -> None:
             if self._socket_ready is not None:
                 self.wake()
-            elif self in idle_connections and _is_ready(fd):  # the event may be from before the last result was read
+            elif self in idle_connections and _is_ready(fd):  # the event may be older than the last result
                 idle_connections.remove(self)
                 self.dispose()
 
@@ -488,7 +489,7 @@ class _Connection(connection):
         except STALE_STATEMENT_ERRORS:
             if text is statement.sql:
                 raise
-            # The message is one transaction, so after an error nothing has changed and a second attempt is safe.
+            # The message is one transaction, so after an error no row has changed and a second attempt is safe.
             self._prepared.clear()
             text, prepares = f"DEALLOCATE ALL; {statement.prepare}; {statement.execute}", True
             rows = await self._send(text, query.values, deadline, can_prepare)

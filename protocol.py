@@ -68,12 +68,12 @@ class LimitedHttp(HttpToolsProtocol):
     The limits are `MAX_HEAD_SIZE` (the response is 431 if possible) and `MAX_PIPELINED`.
     """
 
-    # Python 3.11 looks up attributes more slowly when an instance dict has more than 30.
+    # With these attributes the instance dict would have more than 30, and Python 3.11 would look them up more slowly.
     __slots__ = ("_ignores_input", "_incomplete_size", "_packet_size", "_pending_cycles", "_rejection")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.ws_protocol_class = None  # an upgrade to WebSocket is treated as an ordinary request
+        self.ws_protocol_class = None  # no WebSockets
         self._packet_size = 0  # bytes of the packet that is being parsed
         # Bytes received since the last complete part of a request: a head, a piece of a body, or the trailers. When a
         # part is complete, this is set to minus the packet size, because data_received() then adds the packet size.
@@ -110,7 +110,7 @@ class LimitedHttp(HttpToolsProtocol):
         """Reject the request, process it, or let it wait. The parser calls this after the head."""
         size, before = self._packet_size, self._incomplete_size
         # The packet may contain more than this head. So the bytes received only show that the head may be too large,
-        # and only then is it measured.
+        # and only then is it measured. `before` is negative if the packet also contains an earlier part.
         if (size > MAX_HEAD_SIZE or before + size > MAX_HEAD_SIZE) and self._head_size() > MAX_HEAD_SIZE:
             self._rejection = HEAD_TOO_LARGE
             raise ValueError  # uvicorn then calls send_400_response()

@@ -71,7 +71,7 @@ class DirectRoute(APIRoute):
 
         This is a function of its own so that the body and the headers are freed while the endpoint runs.
         """
-        headers = dict(reversed(scope["headers"]))  # the first value of a repeated header
+        headers = dict(reversed(scope["headers"]))  # reversed, so that the first of repeated headers is used
         body = await _read_body(scope, receive, headers)  # for every endpoint, because the size limit applies to all
         arguments = self._validate(scope, headers, body)
         if self._request_name:
@@ -210,8 +210,8 @@ class _Parameter:
     """A parameter of an endpoint, as FastAPI has read it from the signature."""
 
     def __init__(self, location: str, field: ModelField) -> None:
-        self.name = field.name
-        self.key = field.alias
+        self.name = field.name  # of the endpoint's argument
+        self.key = field.alias  # the name in the request
         self.header = field.alias.lower().encode()
         self.is_model = _is_model(field)
         self.loc = (location,) if location == "body" or self.is_model else (location, field.alias)
@@ -244,8 +244,8 @@ async def _read_body(scope: Scope, receive: Receive, headers: dict[bytes, bytes]
     """
     length = headers.get(b"content-length", b"0")
     chunked = b"transfer-encoding" in headers
-    if length == b"0" and not chunked and scope["http_version"] in ("1.0", "1.1"):  # RFC 9112, section 6.3
-        return b""
+    if length == b"0" and not chunked and scope["http_version"] in ("1.0", "1.1"):
+        return b""  # without either header a request has no body (RFC 9112, section 6.3)
     if length.isdigit() and int(length) > MAX_BODY_SIZE:
         raise HTTPException(413, BODY_TOO_LARGE)
     body, more = bytearray(), True  # a bytes object would be copied for each chunk

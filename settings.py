@@ -1,6 +1,6 @@
 """The settings of the service, read once when the process starts.
 
-A setting is a field of `Settings`. `load_settings` reads them from the environment and from two files.
+Each setting is a field of `Settings`. `load_settings` reads them from the environment, `.env` and `.env.local`.
 """
 
 import os
