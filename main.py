@@ -85,8 +85,10 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
             app.state.verifier = await stack.enter_async_context(auth.open_verifier(settings))
         else:
             logger.warning("Neither AUTH_JWKS_URL nor AUTH_SECRET is set: the user_id in the path is trusted")
-        direct = await asyncio.to_thread(create_tables, dsn)
-        database = Database(dsn, size=settings.database_pool_size, timeout=settings.database_timeout, direct=direct)
+        can_prepare = await asyncio.to_thread(create_tables, dsn)
+        database = Database(
+            dsn, size=settings.database_pool_size, timeout=settings.database_timeout, can_prepare=can_prepare
+        )
         stack.push_async_callback(database.close)
         app.state.database = database
         gc.set_threshold(GC_THRESHOLD)
