@@ -38,9 +38,9 @@ logger = logging.getLogger("tasks")
 CACHE_SIZE = 5000  # verified tokens, about 400 bytes each
 CACHE_SIZE_PER_USER = 8  # so that many tokens of one user do not evict those of other users
 ALGORITHMS = ("EdDSA", "RS256", "ES256")  # accepted with AUTH_JWKS_URL
-MAX_KEYS_PER_KID = 4  # a forged token costs one signature check for each key with its `kid`
-REFRESH_INTERVAL = 300  # seconds between two fetches of the JWKS
-MIN_REFRESH_INTERVAL = 30  # the same when tokens name an unknown `kid`, and the longest retry delay
+MAX_KEYS_PER_KID = 4  # limits the signature checks per token, because all keys with the token's `kid` are tried
+REFRESH_INTERVAL = 300  # seconds; the longest time between two fetches of the JWKS
+MIN_REFRESH_INTERVAL = 30  # seconds; the shortest time after a successful fetch, and the longest retry delay
 FETCH_TIMEOUT = 5  # seconds for the whole response, and for each read from the socket
 
 
@@ -63,14 +63,14 @@ class TokenVerifier:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._cache: dict[bytes, tuple[str, float]] = {}  # digest of a token: its user, and when it expires
-        self._digests: dict[str, list[bytes]] = {}  # the cache's digests by user, the least recently verified first
+        self._cache: dict[bytes, tuple[str, float]] = {}  # by digest of a token: its user, and when it expires
+        self._digests: dict[str, list[bytes]] = {}  # the cache's keys by user, the least recently verified first
 
     def authenticate(self, headers: list[str]) -> str:
         """Return the user whose token is in the request's Authorization headers.
 
-        Raises HTTPException: 401 when the token is missing or not valid, 503 when the issuer's keys
-        have not been fetched yet.
+        Raises HTTPException 401 when the token is missing or not valid, and HTTPException 503 when the
+        issuer's keys have not been fetched yet.
         """
         if not headers:
             raise HTTPException(401, "A bearer token is required.", {"WWW-Authenticate": "Bearer"})
@@ -88,8 +88,8 @@ class TokenVerifier:
     def _cache_token(self, digest: bytes, user: str, expires_at: float) -> None:
         """Add a verified token to the cache.
 
-        A full cache of the user evicts the user's oldest token. A full cache of all users evicts every
-        token of the user whose last verification was the longest ago.
+        When the user already has CACHE_SIZE_PER_USER tokens in it, the oldest of them is evicted. When the
+        whole cache is full, all tokens of the user who was verified least recently are evicted.
         """
         digests = self._digests.pop(user, [])
         if digest not in digests:
@@ -103,14 +103,14 @@ class TokenVerifier:
                 del self._cache[evicted]
 
     def _verify(self, token: str) -> tuple[str, int]:
-        """Return the token's user, and when it expires (Unix time). Raises HTTPException 401 if it is not valid."""
+        """Return the token's user, and when it expires (Unix time). Raises HTTPException 401 when it is not valid."""
         for key, algorithm in self._keys_for(token):
             with suppress(jwt.PyJWTError):  # its message may quote a claim, so it is neither sent nor logged
                 return self._decode(token, key, algorithm)
         raise _invalid_token()
 
     def _decode(self, token: str, key: Any, algorithm: str) -> tuple[str, int]:
-        """Return user and expiry of a token that is signed with this key. Raises PyJWTError for any other token."""
+        """Return the user and the expiry of a token. Raises PyJWTError unless it is valid and signed with this key."""
         claims = jwt.decode(
             token,
             key,
@@ -129,7 +129,7 @@ class TokenVerifier:
         return claims["sub"], int(claims["exp"])
 
     def _keys_for(self, _token: str) -> list[tuple[Any, str]]:
-        """Return the keys that may have signed the token, each with its algorithm."""
+        """Return the keys that may have signed the token, each with its algorithm. Here it is always AUTH_SECRET."""
         return [(self._settings.auth_secret.get_secret_value(), "HS256")]
 
 
@@ -143,6 +143,7 @@ class JWKSVerifier(TokenVerifier):
         self._unknown_kid = asyncio.Event()
 
     def _keys_for(self, token: str) -> list[tuple[Any, str]]:
+        """Return the keys with the token's `kid`. Raises HTTPException 503 when no keys have been fetched yet."""
         if not self._keys:
             raise HTTPException(503, "The keys of the token issuer are not available yet.", {"Retry-After": "1"})
         try:
@@ -171,9 +172,9 @@ class JWKSVerifier(TokenVerifier):
                     await asyncio.wait_for(self._unknown_kid.wait(), REFRESH_INTERVAL - MIN_REFRESH_INTERVAL)
 
     def _fetch_keys(self) -> tuple[object, Keys]:
-        """Return the issuer's JWKS, and the keys in it. Runs in a thread, because parsing many keys takes long.
+        """Return the issuer's JWKS, and the keys in it. Call this in a thread, because parsing many keys takes long.
 
-        Raises ValueError when it has no key that can be used, and whatever fetching it raises.
+        Raises what `_fetch_jwks` raises, and ValueError when the JWKS has no key that can be used.
         """
         jwks = self._fetch_jwks()
         if jwks == self._jwks:
@@ -187,9 +188,15 @@ class JWKSVerifier(TokenVerifier):
         return jwks, keys
 
     def _fetch_jwks(self) -> Any:
+        """Return the document at AUTH_JWKS_URL.
+
+        Raises OSError or http.client.HTTPException when it cannot be fetched, and ValueError when it is not
+        JSON, too large or too slow.
+        """
         deadline, body = time.monotonic() + FETCH_TIMEOUT, b""
         opener = urllib.request.build_opener(_SameHostRedirects)
-        with opener.open(self._settings.auth_jwks_url, timeout=FETCH_TIMEOUT) as response:  # an http(s) URL only
+        # The settings allow only http and https.
+        with opener.open(self._settings.auth_jwks_url, timeout=FETCH_TIMEOUT) as response:
             while part := response.read1():
                 body += part
                 # A slow response would delay the service's shutdown, which waits for this thread.
@@ -198,9 +205,10 @@ class JWKSVerifier(TokenVerifier):
         return json.loads(body)
 
     def _replace_keys(self, jwks: object, keys: Keys) -> None:
+        """Use these keys from now on. If they are new, empty the cache."""
         if keys is not self._keys:
             self._keys, self._jwks = keys, jwks
-            self._cache.clear()  # an issuer may have removed a key because it was stolen
+            self._cache.clear()  # a token that is signed with a removed key must no longer be accepted
             self._digests.clear()
 
 
@@ -219,7 +227,7 @@ class _SameHostRedirects(urllib.request.HTTPRedirectHandler):
 def _parse_key(jwk: Any) -> jwt.PyJWK | None:
     """Return the key in an entry of a JWKS (RFC 7517, section 4), or None if it cannot verify tokens."""
     try:
-        # A private key (`d`) is not accepted: once published, anybody can sign with it.
+        # A private key (with the member `d`) is not accepted, because anybody can sign with a published one.
         if "d" in jwk or (jwk.get("use") or "sig") != "sig" or "verify" not in (jwk.get("key_ops") or ["verify"]):
             return None
         key = jwt.PyJWK(jwk)
@@ -233,7 +241,7 @@ def _invalid_token() -> HTTPException:
 
 
 class OwnerMiddleware:
-    """Middleware that lets a request under /api pass only with a token of the user in its path.
+    """Middleware that passes on a request under /api only if it has a token of the user in its path.
 
     It wraps all routes, so that no endpoint can be added without it, and it runs before any other part
     of the request is validated. A missing or invalid token gets 401. A valid token of another user gets

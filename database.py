@@ -1,22 +1,33 @@
 """A pool of PostgreSQL connections for asyncio, and the migrations at start-up.
 
 `Database` uses psycopg2's asynchronous mode
-(https://www.psycopg.org/docs/advanced.html#asynchronous-support), so no thread waits for a query. A
-query passes through four steps:
+(https://www.psycopg.org/docs/advanced.html#asynchronous-support), so no thread waits for a query.
 
-1. Acquire a slot. There is one slot per connection that may be open. `Slots` decides the order in which
-   requests acquire them.
+The terms of this module:
+
+- Query: a statement with the values of its parameters (see `queries`). All that is sent for one query is
+  one message.
+- Slot: the permission to run one query. There are as many slots as connections that may be open, so a
+  request with a slot can always take an idle connection or open a new one.
+- Waiter: a request that waits in a queue for a slot.
+- Limit: each user may hold a quarter of the slots, but at least one.
+
+A query passes through four steps:
+
+1. Acquire a slot. `Slots` decides the order in which requests acquire them.
 2. Take the most recently used idle connection, or open a new one.
-3. Send one message, wait for the socket and read the rows. The connection is in autocommit mode, so the
+3. Send the message, wait for the socket and read the rows. The connection is in autocommit mode, so the
    message is one transaction. It consists of `SET statement_timeout`, if it has changed; `PREPARE`, if the
-   statement is not prepared on this connection yet; and the statement itself, or `EXECUTE`.
+   statement is not prepared on this connection yet; and the statement itself, or `EXECUTE`. Behind a pooler
+   in transaction mode it consists of `SET LOCAL statement_timeout` and the statement.
 4. Return the connection to the pool and release the slot. After an error or a cancellation the
    connection is closed, because the server may still be busy with the statement. The one exception is
    a statement that the server itself has canceled.
 
-A query ends within `timeout` seconds. The server enforces this with `statement_timeout`, because closing
-the connection does not stop a statement that waits for a lock. If the server does not respond at all,
-the pool gives up `GRACE_PERIOD` seconds later.
+The timeout of a query includes the time in the queue and the time to connect. PostgreSQL cancels the
+statement after the rest of it, rounded up to `TIMEOUT_STEP`, because closing the connection does not stop a
+statement that waits for a lock. If PostgreSQL does not respond, the pool gives up `GRACE_PERIOD` seconds
+after the timeout.
 """
 
 import asyncio
@@ -57,22 +68,22 @@ from queries import KEPT_DAYS, Columns, Query
 
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
-# Seconds that the pool waits longer than the server's own timeout. A statement that the server cancels has
-# changed nothing, and its connection can be used again.
+# Seconds that the pool waits longer than PostgreSQL's own timeout, so that PostgreSQL normally cancels the
+# statement first. Then nothing has changed, and the connection can be used again.
 GRACE_PERIOD = 0.5
 TIMEOUT_STEP = 0.1  # seconds; statement_timeout is rounded up to a multiple, so that it rarely has to be set anew
 MAX_PREPARED = 100  # prepared statements per connection; each takes about 50 KB on the server
-DISCONNECT_CHECK_DELAY = 0.1  # seconds in the queue after which the client may have disconnected
-SWEEP_INTERVAL = 0.05  # seconds between two checks for expired waiters and connections
-MIN_SEND_BUFFER = 4096  # bytes; the send buffer of every socket is larger
+DISCONNECT_CHECK_DELAY = 0.1  # seconds in the queue after which the pool checks whether the client has disconnected
+TIMEOUT_CHECK_INTERVAL = 0.05  # seconds between two checks for waiters and queries whose time is over
+MIN_SEND_BUFFER = 4096  # bytes that fit into the empty send buffer of any socket
 TEXT_OID = 25  # PostgreSQL's identifier of the type text
-# The errors of EXECUTE when the prepared statement is missing or a table has changed.
+# The errors after which a statement is prepared again.
 STALE_STATEMENT_ERRORS = (
-    InvalidSqlStatementName,
-    DuplicatePreparedStatement,
-    FeatureNotSupported,
-    DatatypeMismatch,
-    InternalError_,
+    InvalidSqlStatementName,  # by EXECUTE: the session has lost the statement, as after DISCARD ALL
+    DuplicatePreparedStatement,  # by PREPARE: the session has a statement of this name that the pool did not know
+    FeatureNotSupported,  # by EXECUTE: a migration has changed the type of a column in the result
+    DatatypeMismatch,  # by EXECUTE: a migration has changed the type of a column that a parameter is stored in
+    InternalError_,  # by EXECUTE: a migration has dropped the type of a parameter and created it again
 )
 
 # At start-up, in seconds. A serverless database may have to resume first.
@@ -98,29 +109,30 @@ class DatabaseUnavailable(Exception):
 class Database:
     """A pool of connections. It belongs to the event loop that first uses it."""
 
-    def __init__(self, dsn: str, *, size: int, timeout: float, direct: bool = False) -> None:
+    def __init__(self, dsn: str, *, size: int, timeout: float, can_prepare: bool = False) -> None:
         """Configure the pool without opening a connection.
 
         `dsn` is a connection string in any form that libpq accepts. At most `size` connections are
         open at once. A query may take `timeout` seconds, including the time in the queue and the time
-        to connect. Set `direct` if there is no pooler with transaction pooling in front of
-        PostgreSQL: only then are statements prepared.
+        to connect. Set `can_prepare` if there is no pooler in transaction mode in front of PostgreSQL.
+        Such a pooler may run each transaction in another session, so neither a prepared statement nor a
+        setting of the session is kept.
         """
         parameters: dict[str, Any] = {"service": os.environ.get("PGSERVICE")} | parse_dsn(dsn)
-        # libpq reads these variables too, but would then resolve the host itself (see _resolve_hosts).
-        # The settings of a service override them.
+        # libpq reads these variables too, but would then resolve the host itself (see _resolve_hosts). An
+        # entry in libpq's connection service file (pg_service.conf) overrides them.
         if not parameters["service"]:
             names = ("host", "hostaddr", "port")
             parameters = {name: os.environ.get(f"PG{name.upper()}") for name in names} | parameters
         # GSSAPI would contact a Kerberos server while libpq holds Python's global interpreter lock.
         self._connection_parameters = {"gssencmode": "disable", "application_name": "tasks"} | parameters | ENCODING
         self._timeout = timeout
-        self._direct = direct
+        self._can_prepare = can_prepare
         self._slots = Slots(size, timeout)
-        self._idle: list[_Connection] = []
-        self._busy: set[_Connection] = set()
-        self._sweep_timer: asyncio.TimerHandle | None = None
-        self._drained: asyncio.Event | None = None  # not None once the pool is closing
+        self._idle_connections: list[_Connection] = []
+        self._busy_connections: set[_Connection] = set()
+        self._timeout_check: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Event | None = None  # exists once the pool is closing, and is set when no query is left
 
     async def fetch(
         self, query: Query[*Columns], disconnected: Callable[[], Awaitable[bool]] | None = None
@@ -130,15 +142,15 @@ class Database:
         `disconnected` returns whether the client has disconnected. It is called after a long wait in
         the queue, so that no slot is spent on a response that cannot be delivered.
 
-        Raise DatabaseUnavailable if there is no slot or no response in time, if the connection is
-        lost, or if the database is read-only. After a lost connection the statement may or may not
-        have been executed. Raise ClientDisconnect if the client has disconnected. Any other
-        psycopg2.Error is a bug in this service.
+        Raises DatabaseUnavailable when there is no slot or no response in time, when the connection is
+        lost, or when the database is read-only. When the connection is lost, or the server does not
+        respond at all, the statement may or may not have been executed. Raises ClientDisconnect when the
+        client has disconnected. Any other psycopg2.Error is a bug in this service.
         """
         if self._drained:
             raise DatabaseUnavailable("shutting down")
-        if not self._sweep_timer:
-            self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
+        if not self._timeout_check:
+            self._timeout_check = asyncio.get_running_loop().call_later(TIMEOUT_CHECK_INTERVAL, self._check_timeouts)
         user = query.values.get("user_id")
         requested_at = time.monotonic()
         waiter = None if self._slots.try_acquire(user) else await self._slots.acquire(user)
@@ -149,9 +161,9 @@ class Database:
             return await self._run(query, requested_at + self._timeout)
         except (TimeoutError, QueryCanceled) as error:
             if isinstance(error, TimeoutError):
-                # The server did not even report its own timeout, so the network path is broken. The
-                # idle connections use the same path, and each would cost another request its timeout.
-                self._close_idle()
+                # PostgreSQL did not even report its own timeout, so the network path is broken. The idle
+                # connections use the same path, so each request that took one would time out too.
+                self._close_idle_connections()
             queued = (
                 f"{acquired_at - requested_at:.1f} s in the queue behind {waiter.position} others, " if waiter else ""
             )
@@ -162,7 +174,7 @@ class Database:
             raise DatabaseUnavailable(_one_line(error)) from error
         finally:
             self._slots.release(user)
-            if self._drained and self._slots.idle:
+            if self._drained and self._slots.all_free:
                 self._drained.set()
 
     async def close(self) -> None:
@@ -173,31 +185,32 @@ class Database:
         if self._drained:
             return
         self._drained = asyncio.Event()
-        if not self._slots.idle:
+        if not self._slots.all_free:
             await self._drained.wait()
-        self._close_idle()
+        self._close_idle_connections()
 
     async def _run(self, query: Query[*Columns], deadline: float) -> list[tuple[Any, ...]]:
+        """Run a query on a connection, then return the connection to the pool or close it (step 4 above)."""
         connection = await self._checkout(deadline)
-        self._busy.add(connection)
+        self._busy_connections.add(connection)
         try:
-            rows = await connection.run(query, deadline, direct=self._direct)
+            rows = await connection.run(query, deadline, can_prepare=self._can_prepare)
         except QueryCanceled:
             if not connection.closed:
-                self._idle.append(connection)
+                self._idle_connections.append(connection)
             raise
         except BaseException:
             connection.dispose()
             raise
         finally:
-            self._busy.discard(connection)
-        self._idle.append(connection)
+            self._busy_connections.discard(connection)
+        self._idle_connections.append(connection)
         return rows
 
     async def _checkout(self, deadline: float) -> "_Connection":
         """Return the most recently used idle connection, or a new one."""
-        while self._idle:
-            connection = self._idle.pop()
+        while self._idle_connections:
+            connection = self._idle_connections.pop()
             # The server sends nothing on an idle connection, except when it closes it.
             if not connection.closed and not _is_ready(connection.fileno()):
                 return connection
@@ -207,44 +220,49 @@ class Database:
             new: _Connection = psycopg2.connect(**parameters, async_=True, connection_factory=_Connection)
             try:
                 await new.open()
-                new.watch(self._idle)
+                new.watch(self._idle_connections)
             except BaseException:
                 new.dispose()
                 raise
         return new
 
-    def _sweep(self) -> None:
-        """Reject expired waiters and wake expired queries.
+    def _check_timeouts(self) -> None:
+        """End the waiters and the queries whose time is over.
 
         One timer for the whole pool costs less than one timer per query.
         """
         self._slots.reject_expired()
         now = time.monotonic()
-        for busy in self._busy:
+        for busy in self._busy_connections:
             if now > busy.deadline + GRACE_PERIOD:
                 busy.wake(TimeoutError())
-        self._sweep_timer = (
-            None if self._slots.idle else asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
+        self._timeout_check = (
+            None
+            if self._slots.all_free
+            else asyncio.get_running_loop().call_later(TIMEOUT_CHECK_INTERVAL, self._check_timeouts)
         )
 
-    def _close_idle(self) -> None:
-        while self._idle:
-            self._idle.pop().dispose()
+    def _close_idle_connections(self) -> None:
+        while self._idle_connections:
+            self._idle_connections.pop().dispose()
 
 
 # ---- Slots and queues -----------------------------------------------------------------------
 
 
 class Slots:
-    """The slots of a pool. One user has at most a quarter of them.
+    """The slots of a pool, and the queues for them.
+
+    A request of a user needs a reservation before it may acquire a slot or wait in `_queue`, and keeps it
+    until it releases the slot or leaves the queue. The limit of a user is a limit of reservations, so one
+    user can fill neither the slots nor `_queue`.
 
     There are three kinds of queues:
 
     - `_health_queue` holds requests without a user (the readiness check). It is served first.
-    - `_queue` holds requests of users who are below their limit. The requests in it count towards the
-      limit too, so one user cannot fill it.
-    - `_user_queues` has one queue per user who has reached the limit. When a request of that user ends, the
-      next waiter moves to `_queue`.
+    - `_queue` holds requests of users that have a reservation.
+    - `_user_queues` has one queue per user who has no reservation left. When a reservation of that user is
+      given up, the next waiter gets it and moves to `_queue`.
     """
 
     def __init__(self, size: int, timeout: float) -> None:
@@ -253,22 +271,22 @@ class Slots:
         self._timeout = timeout
         self._health_queue, self._queue = _Queue(timeout), _Queue(timeout)
         self._user_queues: dict[str, _Queue] = {}
-        self._user_counts: dict[str, int] = {}  # slots plus waiters in `_queue`, by user
+        self._reservations: dict[str, int] = {}  # by user: the slots, and the waiters in `_queue`
 
     def try_acquire(self, user: str | None) -> bool:
         """Acquire a slot without waiting. Return False if none is free or the user has reached the limit."""
-        if not self._free or not self._try_count(user):
+        if not self._free or not self._reserve(user):
             return False
         self._free -= 1
         return True
 
     async def acquire(self, user: str | None) -> "_Waiter":
-        """Wait for a slot and return the waiter. Raise DatabaseUnavailable if there is none in time."""
+        """Wait for a slot and return the waiter. Raises DatabaseUnavailable when there is none in time."""
         waiter = _Waiter()
         if user is None:
             self._health_queue.append(waiter)
-        elif self._try_count(user):
-            waiter.counted = True
+        elif self._reserve(user):
+            waiter.has_reservation = True
             self._queue.append(waiter)
         else:
             self._user_queues.setdefault(user, _Queue(self._timeout)).append(waiter)
@@ -277,8 +295,8 @@ class Slots:
         except BaseException:
             if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
                 self.release(user)  # the slot was granted just before the request was cancelled
-            elif waiter.counted:
-                self._uncount(user)
+            elif waiter.has_reservation:
+                self._unreserve(user)
                 self._grant()
             raise
         return waiter
@@ -286,7 +304,7 @@ class Slots:
     def release(self, user: str | None) -> None:
         """Release a slot, and grant it to the next waiter."""
         self._free += 1
-        self._uncount(user)
+        self._unreserve(user)
         self._grant()
 
     def reject_expired(self) -> None:
@@ -295,36 +313,37 @@ class Slots:
             queue.reject_expired()
 
     @property
-    def idle(self) -> bool:
+    def all_free(self) -> bool:
         """Whether all slots are free, and therefore the queues are empty."""
         return self._free == self._size
 
-    def _try_count(self, user: str | None) -> bool:
-        """Count a request of the user. Return False if the user has reached the limit."""
+    def _reserve(self, user: str | None) -> bool:
+        """Make a reservation for the user. Return False if the user has reached the limit."""
         if user is None:
             return True
-        count = self._user_counts.get(user, 0)
+        count = self._reservations.get(user, 0)
         if count >= self._user_limit:
             return False
-        self._user_counts[user] = count + 1
+        self._reservations[user] = count + 1
         return True
 
-    def _uncount(self, user: str | None) -> None:
-        """Count one request of the user less, or count the next one in the user's own queue instead."""
+    def _unreserve(self, user: str | None) -> None:
+        """Give up one reservation of the user, or pass it to the next waiter in the user's own queue."""
         if user is None:
             return
         if user_queue := self._user_queues.get(user):
             if waiter := user_queue.pop():
-                waiter.counted = True
+                waiter.has_reservation = True
                 self._queue.append(waiter)
                 return
             del self._user_queues[user]
-        if self._user_counts[user] == 1:
-            del self._user_counts[user]
+        if self._reservations[user] == 1:
+            del self._reservations[user]
         else:
-            self._user_counts[user] -= 1
+            self._reservations[user] -= 1
 
     def _grant(self) -> None:
+        """Give the free slots to the next waiters."""
         while self._free and (waiter := self._health_queue.pop() or self._queue.pop()):
             self._free -= 1
             waiter.future.set_result(None)
@@ -333,13 +352,12 @@ class Slots:
 class _Queue:
     """Waiters for a slot: FIFO normally, LIFO while overloaded ("adaptive LIFO").
 
-    A waiter may wait for half the timeout of a query. The queue is overloaded once its oldest waiter
-    has waited for 80 % of that, until the queue is empty. In FIFO order an overloaded queue would
+    A waiter may wait for half the timeout of a query. The queue becomes overloaded when its oldest waiter
+    has waited for 80 % of that, and stays so until it is empty. In FIFO order an overloaded queue would
     serve only requests whose clients are about to give up; in LIFO order it serves the newest ones
     (Ben Maurer, "Fail at Scale", ACM Queue, 2015).
 
-    While overloaded, the queue also sheds load: it rejects the oldest waiters that cannot be served in
-    time at the present rate.
+    While overloaded, the queue also sheds load (see `_shed_load`).
     """
 
     def __init__(self, timeout: float) -> None:
@@ -380,7 +398,8 @@ class _Queue:
                 waiter.reject()
 
     def _shed_load(self, overloaded_for: float) -> None:
-        if overloaded_for > 0.2 * self._max_wait:  # a shorter time is too short to measure the rate
+        """Reject the oldest waiters that cannot be served in time at the present rate."""
+        if overloaded_for > 0.2 * self._max_wait:  # before that, the rate cannot be measured
             servable = max(1, int(self._served / overloaded_for * self._max_wait))
             while len(self._waiters) > servable:
                 self._waiters.popleft().reject()
@@ -389,13 +408,13 @@ class _Queue:
 class _Waiter:
     """A request that waits in a queue for a slot."""
 
-    __slots__ = ("counted", "future", "position", "queued_at")
+    __slots__ = ("future", "has_reservation", "position", "queued_at")
 
     def __init__(self) -> None:
         self.queued_at = time.monotonic()
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # done when granted or rejected
         self.position = 0  # the number of waiters before it when it was added
-        self.counted = False  # whether it counts towards the limit of its user
+        self.has_reservation = False
 
     def reject(self) -> None:
         """Make its `acquire` raise DatabaseUnavailable."""
@@ -415,12 +434,12 @@ class _Connection(connection):
     The event loop must not watch a file descriptor that libpq has closed, because the operating system
     may reuse its number for another socket.
 
-    While connecting, libpq may replace the socket at any time. So `open` watches it for one wait at a
-    time. After that, `watch` watches the socket until `dispose`. Starting and stopping to watch it for
-    each query took a quarter of a query's time.
+    While connecting, libpq may replace the socket at any time, so `open` registers it with the event loop
+    anew for each wait. After that, `watch` registers it once, until `dispose`: to register it for each query
+    took a quarter of a query's time.
     """
 
-    _watched_fd: int | None = None
+    _watched_fd: int | None = None  # None before watch(), and on event loops that cannot watch a socket
     _socket_ready: asyncio.Future[None] | None = None  # what the running query waits for
     _statement_timeout: int | None = None  # milliseconds; the current setting of the session, None if unknown
     _prepared: set[str]  # names of the statements that are prepared
@@ -435,18 +454,18 @@ class _Connection(connection):
             await _wait_until_ready(self.fileno(), write=state == POLL_WRITE)
         self.string_types[TEXT_OID] = BYTES  # text goes into the response unchanged, so it is not decoded
 
-    def watch(self, idle: list["_Connection"]) -> None:
-        """Watch the socket of the open connection.
+    def watch(self, idle_connections: list["_Connection"]) -> None:
+        """Register the socket of the open connection with the event loop.
 
-        If the socket becomes readable while the connection is in `idle`, the server has closed it. It
-        is then removed from `idle` and closed.
+        If the socket becomes readable while the connection is in `idle_connections`, the server has closed
+        it. It is then removed from the list and closed.
         """
 
         def on_readable() -> None:
             if self._socket_ready is not None:
                 self.wake()
-            elif self in idle and _is_ready(fd):  # the event may be from before the last result was read
-                idle.remove(self)
+            elif self in idle_connections and _is_ready(fd):  # the event may be older than the last result
+                idle_connections.remove(self)
                 self.dispose()
 
         fd: int = self.fileno()
@@ -454,28 +473,28 @@ class _Connection(connection):
             self._loop.add_reader(fd, on_readable)
             self._watched_fd = fd
 
-    async def run(self, query: Query[*Columns], deadline: float, *, direct: bool) -> list[tuple[Any, ...]]:
+    async def run(self, query: Query[*Columns], deadline: float, *, can_prepare: bool) -> list[tuple[Any, ...]]:
         """Send a query as one message and return its rows.
 
-        `deadline` is by time.monotonic(). Raise TimeoutError if the server does not respond, and
-        psycopg2.Error for an error of the server or the connection.
+        `deadline` is by time.monotonic(). Raises TimeoutError when the server does not respond, and
+        psycopg2.Error when the server reports an error or the connection is lost.
         """
         statement, prepares = query.statement, False
         text = statement.sql
-        if direct and statement.prepare:
+        if can_prepare and statement.prepare:
             if statement.name in self._prepared:
                 text = statement.execute
             elif len(self._prepared) < MAX_PREPARED:
                 text, prepares = f"{statement.prepare}; {statement.execute}", True
         try:
-            rows = await self._send(text, query.values, deadline, direct)
+            rows = await self._send(text, query.values, deadline, can_prepare)
         except STALE_STATEMENT_ERRORS:
             if text is statement.sql:
                 raise
-            # The server rejects such a statement before it executes anything, so a second attempt is safe.
+            # The message is one transaction, so after an error no row has changed and a second attempt is safe.
             self._prepared.clear()
             text, prepares = f"DEALLOCATE ALL; {statement.prepare}; {statement.execute}", True
-            rows = await self._send(text, query.values, deadline, direct)
+            rows = await self._send(text, query.values, deadline, can_prepare)
         except QueryCanceled:
             if prepares:  # it is unknown whether the statement is prepared
                 self.dispose()
@@ -484,11 +503,14 @@ class _Connection(connection):
             self._prepared.add(statement.name)
         return rows
 
-    async def _send(self, text: str, values: dict[str, Any], deadline: float, direct: bool) -> list[tuple[Any, ...]]:
+    async def _send(
+        self, text: str, values: dict[str, Any], deadline: float, can_prepare: bool
+    ) -> list[tuple[Any, ...]]:
+        """Send a message that sets the statement timeout and has this text, and return its rows."""
         self.deadline, seconds = deadline, deadline - time.monotonic()
         # At least one step, because 0 means no timeout.
         timeout = max(1, ceil(seconds / TIMEOUT_STEP)) * int(1000 * TIMEOUT_STEP)
-        if not direct:
+        if not can_prepare:
             text = f"SET LOCAL statement_timeout = {timeout}; {text}"
         elif timeout != self._statement_timeout:
             text = f"SET statement_timeout = {timeout}; {text}"
@@ -505,7 +527,7 @@ class _Connection(connection):
         return rows
 
     async def _wait_for_result(self, state: int) -> None:
-        """Poll until the result has arrived. Raise TimeoutError if the server does not respond."""
+        """Poll until the result has arrived. Raises TimeoutError when the server does not respond."""
         if self._watched_fd is None:
             async with asyncio.timeout(self.deadline + GRACE_PERIOD - time.monotonic()):
                 while state != POLL_OK:
@@ -581,9 +603,9 @@ async def _resolve_hosts(parameters: dict[str, Any]) -> dict[str, Any]:
     order is random, so that an unreachable address is not always tried first. Host names are kept, for
     TLS and the password file.
 
-    Raise socket.gaierror if no host can be resolved.
+    Raises socket.gaierror when no host can be resolved.
     """
-    # The settings of a service are known to libpq only.
+    # Only libpq reads the connection service file.
     if parameters["service"] or not parameters["host"] or parameters["hostaddr"]:
         return parameters
     resolved: list[tuple[str, str, str]] = []
@@ -617,21 +639,21 @@ def _one_line(error: Exception) -> str:
 class DatabaseInfo:
     """What the service needs to know of a database.
 
-    `direct` is whether connections are direct, without a pooler in between. `upgraded_at` is the time at which
-    the tasks of version 1.0.0 were migrated, or None when there were none.
+    `can_prepare` is whether statements can be prepared, because there is no pooler in front of PostgreSQL.
+    `upgraded_at` is the time at which the tasks of version 1.0.0 were migrated, or None when there were none.
     """
 
-    direct: bool
+    can_prepare: bool
     upgraded_at: datetime | None
 
 
 def create_tables(dsn: str) -> DatabaseInfo:
     """Migrate the database to the newest schema in one transaction (see migrations/env.py).
 
-    Then remove the tasks that were deleted more than 30 days ago. Several processes may call this at once;
-    each waits for the others. If the database cannot be reached, retry for
-    STARTUP_TIMEOUT seconds. Raise SystemExit with a message if that was not enough, if the database
-    is not in UTF8, or if its schema is newer than this version of the service.
+    Then remove the tasks that were deleted more than 30 days ago. Several processes may call this at once; each
+    waits for the others. If the database cannot be reached, retry for STARTUP_TIMEOUT seconds. Raises SystemExit
+    with a message when that was not enough, when the database is not in UTF8, or when its schema is newer than
+    this version of the service.
     """
     deadline, delays = time.monotonic() + STARTUP_TIMEOUT, chain(RETRY_DELAYS, repeat(RETRY_DELAYS[-1]))
     while True:
@@ -646,6 +668,7 @@ def create_tables(dsn: str) -> DatabaseInfo:
 
 
 def _migrate(dsn: str) -> DatabaseInfo:
+    """Do what `create_tables` does, in one attempt. Raises OperationalError when the database cannot be reached."""
     known = {path.stem.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
     with closing(_connect(dsn)) as connection, connection.cursor() as cursor:
         # Reading the version table where it does not exist would log an error on the server.
@@ -658,7 +681,8 @@ def _migrate(dsn: str) -> DatabaseInfo:
         version_query = f"SELECT version_num FROM {VERSION_TABLE}" if table else "NULL"  # noqa: S608  # a constant
         cursor.execute(f"SELECT lower('Ä') = 'ä', pg_backend_pid(), ({version_query})")
         ((lowers_all_letters, pid, version),) = cursor.fetchall()
-        direct: bool = pid == connection.info.backend_pid  # a pooler reports a number of its own to the client
+        # A pooler reports a process id of its own when a client connects.
+        can_prepare: bool = pid == connection.info.backend_pid
         if version == max(known):  # Alembic is not imported: it takes 8 MB and a quarter of the start-up time
             cursor.execute(f"SELECT upgraded_at FROM {VERSION_TABLE}")  # noqa: S608  # a constant
             ((upgraded_at,),) = cursor.fetchall()
@@ -668,7 +692,7 @@ def _migrate(dsn: str) -> DatabaseInfo:
                 )
             connection.commit()
             _purge(connection)
-            return DatabaseInfo(direct, upgraded_at)
+            return DatabaseInfo(can_prepare, upgraded_at)
     if version is not None and version not in known:
         raise SystemExit(
             f"The database has schema {version}, and this version of the service knows none later than {max(known)}:"

@@ -33,7 +33,8 @@ MAX_INSTANCE_LENGTH = 500
 MAX_LOC_LENGTH = 100
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # as in RFC 9110; Python before 3.13 has older ones
 RETRY_AFTER = {"Retry-After": "1"}  # seconds: most outages are short, as when a serverless database wakes up
-PLAIN_TEXT_DETAILS = {400: "CORS does not allow this origin, method or header."}  # only a preflight gets a plain 400
+# The `detail` of a problem that replaces a plain-text response. Only a rejected preflight is a plain 400.
+PLAIN_TEXT_DETAILS = {400: "CORS does not allow this origin, method or header."}
 
 
 def not_found() -> HTTPException:
@@ -41,16 +42,19 @@ def not_found() -> HTTPException:
     return HTTPException(404, "There is no such task.")
 
 
-def validation_error(loc: tuple[str | int, ...], msg: str, kind: str) -> RequestValidationError:
-    """Return the exception for input that breaks a rule which a schema cannot express."""
-    return RequestValidationError([{"loc": loc, "msg": msg, "type": kind}])
+def validation_error(loc: tuple[str | int, ...], msg: str, error_type: str) -> RequestValidationError:
+    """Return the exception for input that breaks a rule which a schema cannot express.
+
+    The arguments are the members `loc`, `msg` and `type` of the one item in `errors`.
+    """
+    return RequestValidationError([{"loc": loc, "msg": msg, "type": error_type}])
 
 
 def problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
-    """Return a problem as the response to a request.
+    """Return the response to a request that has a problem as its body.
 
-    It has the five members of RFC 9457, section 3.1, and those in `more` (section 3.2). No problem has a type
-    of its own, so `title` is the phrase of the status.
+    A problem has the five members of RFC 9457, section 3.1, and those in `more` (section 3.2). No problem has a
+    type of its own, so `title` is the phrase of the status.
     """
     body = {
         "type": "about:blank",
@@ -64,7 +68,7 @@ def problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] |
 
 
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
-    """Respond to an HTTPException of an endpoint, of the router or of FastAPI."""
+    """Return the response to an HTTPException of an endpoint, of the router or of FastAPI."""
     if error.status_code == 400:  # FastAPI raises it only for a body that it cannot decode
         return await handle_validation_error(
             request, validation_error(("body",), "Body should be JSON in UTF-8", "json_invalid")
@@ -76,7 +80,7 @@ async def handle_http_exception(request: Request, error: HTTPException) -> Respo
 
 
 async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
-    """Respond to input that is not valid. The response never repeats a value, which may be of any length."""
+    """Return the response to input that is not valid. It never repeats a value, which may be of any length."""
     return _validation_problem(request.scope, error.errors())
 
 
@@ -114,28 +118,28 @@ def _message(error: dict[str, Any]) -> str:
 
 
 async def handle_database_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
-    """Respond with 503 when the database is unreachable, too slow or overloaded, and log the cause."""
+    """Return the response when the database is unreachable, too slow or overloaded, and log the cause."""
     logger.warning("Database unavailable: %s", error)
     return problem(request.scope, 503, "The database does not respond. Please try again.", RETRY_AFTER)
 
 
 async def handle_disconnect(request: Request, _error: ClientDisconnect) -> Response:
-    """Respond to a client that disconnected before its request was complete. The server discards the response."""
+    """Return the response to a client that disconnected before its request was complete. uvicorn discards it."""
     return problem(request.scope, 400, "The request is not complete.")
 
 
 def replace_plain_text(scope: Scope, status: int, headers: Headers) -> Response:
-    """Return a problem with the status and the headers of a plain-text error response.
+    """Return a response with a problem and the status of a plain-text error response, which it replaces.
 
-    Starlette responds to some errors in plain text, for example to a rejected preflight. This problem takes
-    the place of such a response. Only the headers that describe the old body are left out.
+    Starlette responds to some errors in plain text, for example to a rejected preflight. The headers are kept,
+    except those that describe the old body.
     """
     kept = {name: value for name, value in headers.items() if name not in ("content-type", "content-length")}
     return problem(scope, status, PLAIN_TEXT_DETAILS.get(status, HTTPStatus(status).phrase), kept)
 
 
-def path_problem(scope: Scope) -> Response:
-    """Return the response to a request whose path is not canonical (see `middleware`)."""
+def ambiguous_path_problem(scope: Scope) -> Response:
+    """Return the response to a request with an ambiguous path (see `middleware`)."""
     msg = "Path should be UTF-8, without an encoded slash or a trailing newline"
     return _validation_problem(scope, [{"loc": ("path",), "msg": msg, "type": "path_encoding"}])
 
@@ -170,7 +174,7 @@ RESPONSES: dict[int, tuple[type[Problem] | None, str]] = {
     500: (Problem, "Internal error of the service."),
     503: (Problem, "The database does not respond. Please try again."),
 }
-HEADERS = {
+HEADER_DESCRIPTIONS = {
     "ETag": "The version, for `If-Match` and `If-None-Match`.",
     "Idempotent-Replayed": "`true` if the key was sent before, so that no task was created.",
     "Link": 'The URL of the next page, with `rel="next"`, if there is one.',
@@ -188,7 +192,7 @@ def problem_responses(*statuses: int) -> Responses:
 
 def response_headers(status: int, *names: str) -> Responses:
     """Return the `responses` of an endpoint for these headers of a successful response."""
-    headers = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in names}
+    headers = {name: {"description": HEADER_DESCRIPTIONS[name], "schema": {"type": "string"}} for name in names}
     return {status: {"headers": headers}}
 
 
@@ -203,7 +207,7 @@ def customize_openapi(app: FastAPI) -> None:
             for operation in operations.values():
                 # Whether a token is required under /api depends on the settings, so it is declared as optional.
                 operation["security"] = [{"token": []}, {}] if path.startswith("/api/") else []
-                for status, response in operation["responses"].items():
+                for status, response in operation["responses"].items():  # statuses are strings in OpenAPI
                     if status >= "400" and "application/json" in response.get("content", {}):
                         response["content"][MEDIA_TYPE] = response["content"].pop("application/json")
         return schema

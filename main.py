@@ -87,7 +87,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
             logger.warning("Neither AUTH_JWKS_URL nor AUTH_SECRET is set: the user_id in the path is trusted")
         info = await asyncio.to_thread(create_tables, dsn)
         database = Database(
-            dsn, size=settings.database_pool_size, timeout=settings.database_timeout, direct=info.direct
+            dsn, size=settings.database_pool_size, timeout=settings.database_timeout, can_prepare=info.can_prepare
         )
         stack.push_async_callback(database.close)
         app.state.database, app.state.upgraded_at = database, info.upgraded_at

@@ -19,8 +19,9 @@ SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff")]
 # A browser may cache a response under /api, but must revalidate it with its ETag before each use. A shared
 # cache must not store it (RFC 9111, section 5.2.2).
 API_HEADERS = [*SECURITY_HEADERS, (b"cache-control", b"private, no-cache")]
-# Keys: is the path under /api, has the request an Origin. If it has, CORSMiddleware adds `Vary: Origin`.
-HEADERS = {
+# The headers of every response. Keys: (the path starts with /api/, the request has an Origin header). With an
+# Origin, CORSMiddleware adds `Vary: Origin` itself.
+COMMON_HEADERS = {
     (True, True): [*API_HEADERS, (b"vary", b"Authorization")],
     (True, False): [*API_HEADERS, (b"vary", b"Authorization, Origin")],
     (False, True): SECURITY_HEADERS,
@@ -29,8 +30,8 @@ HEADERS = {
 
 
 def common_headers(scope: Scope, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Return the headers that every response to a request with these headers has."""
-    common = HEADERS[get_route_path(scope).startswith("/api/"), b"origin" in headers]
+    """Return the headers to add to the response. `headers` are those of the request."""
+    common = COMMON_HEADERS[get_route_path(scope).startswith("/api/"), b"origin" in headers]
     if b"upgrade" in headers or scope["method"] == "CONNECT":
         # uvicorn does not read the body of such a request, and would parse it as the next request.
         return [*common, (b"connection", b"close")]
@@ -40,7 +41,7 @@ def common_headers(scope: Scope, headers: dict[bytes, bytes]) -> list[tuple[byte
 class ProblemCORSMiddleware(CORSMiddleware):
     """Starlette's CORSMiddleware, which responds to a rejected preflight with a problem.
 
-    A request without an `Origin` bypasses it.
+    A request without an `Origin` is passed on at once.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,16 +62,16 @@ class ProblemCORSMiddleware(CORSMiddleware):
 class ServiceMiddleware:
     """Middleware that adds the common headers to every response, and makes every error a problem.
 
-    A path that is not canonical gets 422, before anything else reads it. An unhandled exception gets 500.
-    A request that is cancelled at shutdown gets 503. The plain-text error response of an inner layer is
-    replaced by a problem.
+    An ambiguous path (see `_is_ambiguous`) gets 422, before anything else reads it. An unhandled exception
+    gets 500. A request that is cancelled at shutdown gets 503. The plain-text error response of an inner
+    layer is replaced by a problem.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and complete or replace its response."""
+        """Pass a request on. Add the common headers to its response, or replace it."""
         if scope["type"] != "http":
             await self.app(scope, receive, partial(_send_lifespan, send))
             return
@@ -91,8 +92,8 @@ class ServiceMiddleware:
 
         try:
             raw_path = scope.get("raw_path") or b""
-            if b"%" in raw_path and not _is_canonical(raw_path):
-                await errors.path_problem(scope)(scope, receive, send_common)
+            if b"%" in raw_path and _is_ambiguous(raw_path):
+                await errors.ambiguous_path_problem(scope)(scope, receive, send_common)
             else:
                 await self.app(scope, receive, send_common)
         except asyncio.CancelledError:
@@ -109,22 +110,23 @@ class ServiceMiddleware:
 
 async def _send_lifespan(send: Send, message: Message) -> None:
     """Send a message of the lifespan. When SystemExit ended the start-up, send its text instead of a traceback."""
-    error = sys.exc_info()[1]  # Starlette sends while it handles the exception
+    # Starlette sends `lifespan.startup.failed` in its except block, so this is the exception that ended the start-up.
+    error = sys.exc_info()[1]
     if message["type"] == "lifespan.startup.failed" and isinstance(error, SystemExit):
         message = {"type": "lifespan.startup.failed", "message": str(error)}
     await send(message)
 
 
-def _is_canonical(raw_path: bytes) -> bool:
-    """Return whether a path keeps its meaning when it is percent-decoded.
+def _is_ambiguous(raw_path: bytes) -> bool:
+    """Return whether a path may change its meaning when it is percent-decoded.
 
-    The server decodes the path before it is routed. A gateway and this service could then disagree on
-    the user in the path: an encoded slash would become a separator, and a trailing newline would be
+    uvicorn decodes the path before it is routed. A gateway and this service could then read different
+    users in the same path: an encoded slash would become a separator, and a trailing newline would be
     ignored by the routes. Bytes that are not UTF-8 would all become U+FFFD, which makes different users
     the same one.
     """
     try:
         decoded = unquote_to_bytes(raw_path).decode()
     except UnicodeDecodeError:
-        return False
-    return b"%2F" not in raw_path.upper() and not decoded.endswith("\n")
+        return True
+    return b"%2F" in raw_path.upper() or decoded.endswith("\n")

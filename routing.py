@@ -8,8 +8,8 @@ FastAPI reads the signature of the endpoint once and generates OpenAPI from it. 
 validates each parameter with the validator that pydantic has built, a JSON body directly from its bytes,
 and calls the endpoint. `DirectMiddleware` finds the route before FastAPI's own middleware and router run.
 
-A declaration with a feature of FastAPI that these classes do not support raises TypeError, so that no
-feature is silently ignored. A plain `APIRouter` in the same app has all features of FastAPI.
+A declaration with a feature of FastAPI that these classes do not support raises TypeError at start-up, so
+that no feature is silently ignored. A plain `APIRouter` in the same app has all features of FastAPI.
 """
 
 import inspect
@@ -31,8 +31,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 MAX_BODY_SIZE = 1024 * 1024  # bytes
-TOO_LARGE = f"The body is over {MAX_BODY_SIZE:,} bytes."
-UNSET = object()  # a parameter that was not sent, or that has no default
+BODY_TOO_LARGE = f"The body is over {MAX_BODY_SIZE:,} bytes."
+UNSET = object()  # the value of a parameter that was not sent, and the default of one that has none
 
 
 # ---- Routes ---------------------------------------------------------------------------------
@@ -42,8 +42,8 @@ class DirectRoute(APIRoute):
     """A route that validates the parameters, calls the endpoint and sends the Response that it returns.
 
     An endpoint is an `async def` function that returns a `Response`. It may have path, query and header
-    parameters, one model for all query parameters, one JSON body, and the `Request`. Any other
-    declaration raises TypeError.
+    parameters, one model for all query parameters, one JSON body, and the `Request`. The constructor
+    raises TypeError when the endpoint declares anything else.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -59,8 +59,9 @@ class DirectRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request whose path matches this route."""
+        # FastAPI's router calls this for another method when no route of the path has it.
         if scope["method"] not in (self.methods or ()):
-            await super().handle(scope, receive, send)  # which responds with 405
+            await super().handle(scope, receive, send)  # which raises HTTPException 405
             return
         response = await self.endpoint(**await self._read_arguments(scope, receive))
         await response(scope, receive, send)
@@ -70,15 +71,15 @@ class DirectRoute(APIRoute):
 
         This is a function of its own so that the body and the headers are freed while the endpoint runs.
         """
-        headers = dict(reversed(scope["headers"]))  # of a repeated header the first is used
+        headers = dict(reversed(scope["headers"]))  # reversed, so that the first of repeated headers is used
         body = await _read_body(scope, receive, headers)  # for every endpoint, because the size limit applies to all
         arguments = self._validate(scope, headers, body)
         if self._request_name:
-            arguments[self._request_name] = ConnectedRequest(scope, receive)
+            arguments[self._request_name] = DirectRequest(scope, receive)
         return arguments
 
     def _validate(self, scope: Scope, headers: dict[bytes, bytes], body: bytes) -> dict[str, Any]:
-        """Return the arguments by name. Raise RequestValidationError with all errors."""
+        """Return the arguments by name. Raises RequestValidationError with all errors when there are any."""
         arguments: dict[str, Any] = {}
         errors: list[dict[str, Any]] = []
         for parameter in self._path_params:
@@ -98,7 +99,7 @@ class DirectRoute(APIRoute):
             elif _is_json(headers.get(b"content-type", b"")):
                 parameter.validate_into(body.removeprefix(BOM_UTF8), arguments, errors)  # RFC 8259, section 8.1
             else:
-                # As text/plain a page of another site could send JSON without a CORS preflight request.
+                # A page of another site can send text/plain without a CORS preflight, so it is not read as JSON.
                 msg = "Body should be JSON, sent with Content-Type: application/json"
                 errors.append({"type": "content_type", "loc": ("body",), "msg": msg})
         if errors:
@@ -111,6 +112,7 @@ class DirectRouter(APIRouter):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(route_class=DirectRoute, **options)
+        # By path template: the regular expression of the path, and its routes by method.
         self._paths: dict[str, tuple[re.Pattern[str], dict[str, DirectRoute]]] = {}
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -123,8 +125,8 @@ class DirectRouter(APIRouter):
     def find(self, path: str, method: str) -> tuple[DirectRoute, dict[str, str]] | None:
         """Return the route that matches the path and the method, and its path parameters; None if there is none."""
         for regex, by_method in self._paths.values():
-            if (found := regex.match(path)) and (route := by_method.get(method)):
-                return route, found.groupdict()
+            if (match := regex.match(path)) and (route := by_method.get(method)):
+                return route, match.groupdict()
         return None
 
 
@@ -138,7 +140,8 @@ class DirectMiddleware:
     def __init__(self, app: ASGIApp, routers: list[DirectRouter], handlers: Mapping[Any, Any]) -> None:
         self.app = app
         self.routers = routers
-        self.handlers = {kind: handler for kind, handler in handlers.items() if isinstance(kind, type)}
+        # The keys are classes of exceptions. Starlette also has handlers for a status, which are not supported here.
+        self.handlers = {key: handler for key, handler in handlers.items() if isinstance(key, type)}
         self.handled: tuple[type[Exception], ...] = tuple(self.handlers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,17 +150,19 @@ class DirectMiddleware:
             path = get_route_path(scope)
             for router in self.routers:
                 if found := router.find(path, scope["method"]):
-                    scope["route"], scope["path_params"] = found
+                    route, path_params = found
+                    scope["route"], scope["path_params"] = route, path_params
                     try:
-                        await found[0].handle(scope, receive, send)
+                        await route.handle(scope, receive, send)
                     except self.handled as error:
                         await self._handle(error, scope, receive, send)
                     return
         await self.app(scope, receive, send)
 
     async def _handle(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = next(kind for kind in type(error).__mro__ if kind in self.handlers)
-        response = await self.handlers[kind](Request(scope, receive), error)
+        """Respond with the exception handler of the error's class, or of its nearest base class that has one."""
+        handler = next(self.handlers[cls] for cls in type(error).__mro__ if cls in self.handlers)
+        response = await handler(Request(scope, receive), error)
         await response(scope, receive, send)
 
 
@@ -178,14 +183,14 @@ class JSONBytes(Response):
         ]
 
 
-class ConnectedRequest(Request):
-    """A request with a cheaper `is_disconnected`."""
+class DirectRequest(Request):
+    """The Request that an endpoint of a DirectRoute receives. Its `is_disconnected` is faster than Starlette's."""
 
     async def is_disconnected(self) -> bool:
         """Return whether the client has disconnected. Do not wait.
 
         Starlette opens a cancel scope around `receive()`, which takes 50 µs under load. This method
-        runs `receive()` up to its first wait, and then closes it.
+        runs `receive()` up to the point at which it would wait, and then closes it.
         """
         receiving = self._receive()
         if not inspect.iscoroutine(receiving):
@@ -202,11 +207,11 @@ class ConnectedRequest(Request):
 
 
 class _Parameter:
-    """A parameter of an endpoint, with what FastAPI has read from the signature."""
+    """A parameter of an endpoint, as FastAPI has read it from the signature."""
 
     def __init__(self, location: str, field: ModelField) -> None:
-        self.name = field.name
-        self.key = field.alias
+        self.name = field.name  # of the endpoint's argument
+        self.key = field.alias  # the name in the request
         self.header = field.alias.lower().encode()
         self.is_model = _is_model(field)
         self.loc = (location,) if location == "body" or self.is_model else (location, field.alias)
@@ -215,9 +220,9 @@ class _Parameter:
         self.validate = validator.validate_json if location == "body" else validator.validate_python
 
     def validate_into(self, value: Any, arguments: dict[str, Any], errors: list[dict[str, Any]]) -> None:
-        """Validate a value and add it to `arguments`, or add what is wrong with it to `errors`.
+        """Validate a value and add it to `arguments`, or add its errors to `errors`.
 
-        A body is passed as JSON in bytes. For UNSET the default is used.
+        The value of a body is its JSON as bytes. If the value is UNSET, the default is used.
         """
         if value is not UNSET:
             try:
@@ -234,17 +239,16 @@ class _Parameter:
 async def _read_body(scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
     """Return the body of a request.
 
-    Raise HTTPException 413 if it is larger than MAX_BODY_SIZE, ClientDisconnect if the client
-    disconnects, and RequestValidationError if the body is incomplete. The server drops the body of a
-    request with `Upgrade`. Without this check, a PATCH that sets `completed` would then toggle it.
+    Raises HTTPException 413 when it is larger than MAX_BODY_SIZE, ClientDisconnect when the client
+    disconnects, and RequestValidationError when the body is incomplete.
     """
     length = headers.get(b"content-length", b"0")
     chunked = b"transfer-encoding" in headers
-    if length == b"0" and not chunked and scope["http_version"] in ("1.0", "1.1"):  # RFC 9112, section 6.3
-        return b""
+    if length == b"0" and not chunked and scope["http_version"] in ("1.0", "1.1"):
+        return b""  # without either header a request has no body (RFC 9112, section 6.3)
     if length.isdigit() and int(length) > MAX_BODY_SIZE:
-        raise HTTPException(413, TOO_LARGE)
-    body, more = bytearray(), True  # bytes would be copied for each chunk
+        raise HTTPException(413, BODY_TOO_LARGE)
+    body, more = bytearray(), True  # a bytes object would be copied for each chunk
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -252,7 +256,9 @@ async def _read_body(scope: Scope, receive: Receive, headers: dict[bytes, bytes]
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MAX_BODY_SIZE:
-            raise HTTPException(413, TOO_LARGE)
+            raise HTTPException(413, BODY_TOO_LARGE)
+    # uvicorn drops the body of a request with Upgrade. If it is chunked, nothing else shows that it had one, so it
+    # always counts as incomplete: without its body, `PATCH .../complete` would toggle instead of setting a value.
     if (length.isdigit() and len(body) < int(length)) or (chunked and b"upgrade" in headers):
         msg = "Body did not arrive"
         raise RequestValidationError([{"type": "body_missing", "loc": ("body",), "msg": msg}])
@@ -269,7 +275,7 @@ def _is_json(content_type: bytes) -> bool:
 def _query_values(query: bytes, repeatable: frozenset[str]) -> dict[str, Any]:
     """Return the query parameters by name.
 
-    A parameter in `repeatable` has a list of values. Raise RequestValidationError if another one is
+    A parameter in `repeatable` has a list of values. Raises RequestValidationError when another one is
     repeated.
     """
     values: dict[str, Any] = {}
@@ -308,10 +314,10 @@ def _contains_list(annotation: Any) -> bool:
 
 
 def _reject_unsupported(route: APIRoute) -> None:
-    """Raise TypeError if the declaration of an endpoint has something that DirectRoute would ignore."""
+    """Check the declaration of an endpoint. Raises TypeError when DirectRoute does not support a part of it."""
     dependant, body = route.dependant, route.dependant.body_params
     headers = dependant.header_params
-    ignored = {
+    unsupported = {
         "Depends()": dependant.dependencies or route.dependencies,
         "a cookie": dependant.cookie_params,
         "a form or a file": any(isinstance(field.field_info, params.Form) for field in body),
@@ -330,9 +336,9 @@ def _reject_unsupported(route: APIRoute) -> None:
         "a function without `async`": not inspect.iscoroutinefunction(route.endpoint),
         "a return value that is not a Response": not _returns_response(route.endpoint),
     }
-    for feature, used in ignored.items():
+    for feature, used in unsupported.items():
         if used:
-            raise TypeError(f"{route.name}: DirectRoute would ignore {feature}; use an APIRouter for it")
+            raise TypeError(f"{route.name}: DirectRoute does not support {feature}; use an APIRouter")
 
 
 def _returns_response(endpoint: Callable[..., Any]) -> bool:
@@ -341,19 +347,19 @@ def _returns_response(endpoint: Callable[..., Any]) -> bool:
 
 
 def check_routes(app: FastAPI) -> None:
-    """Raise TypeError if an included router has something that DirectRouter would ignore."""
+    """Check the routers of the app. Raises TypeError when DirectRouter does not support how one is included."""
     for context in iter_route_contexts(app.routes):
         route = context.original_route
         if isinstance(route, DirectRoute):
-            ignored = {
+            unsupported = {
                 "dependencies": context.dependencies,
                 "max_body_size": context.max_body_size,
                 "prefix": context.path != route.path,
             }
-            for option, used in ignored.items():
+            for option, used in unsupported.items():
                 if used:
-                    raise TypeError(f"{route.name}: DirectRouter would ignore the {option} of include_router()")
+                    raise TypeError(f"{route.name}: DirectRouter does not support {option} of include_router()")
     for included in app.routes:
         router = getattr(included, "original_router", None)
         if isinstance(router, DirectRouter) and not all(isinstance(route, DirectRoute) for route in router.routes):
-            raise TypeError("DirectRouter would ignore a route that is not a DirectRoute")
+            raise TypeError("DirectRouter does not support a route that is not a DirectRoute")

@@ -1,6 +1,6 @@
 """The settings of the service, read once when the process starts.
 
-A setting is a field of `Settings`. `load_settings` reads them from the environment and from two files.
+Each setting is a field of `Settings`. `load_settings` reads them from the environment, `.env` and `.env.local`.
 """
 
 import os
@@ -34,7 +34,7 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]+")
 
 
 class Settings(BaseModel):
-    """All settings with their defaults. The variable of a setting is the field's name in capitals.
+    """All settings with their defaults. The environment variable of a setting is the field's name in capitals.
 
     An empty value means the default.
     """
@@ -110,8 +110,8 @@ class Settings(BaseModel):
 def load_settings(files: Sequence[Path] | None = None) -> Settings:
     """Return the settings from the environment and from `files`, by default `ENV_FILES`.
 
-    The environment overrides the files. Raises SystemExit with one sentence for each invalid variable,
-    which contains no secret, or for the first file that cannot be read.
+    The environment overrides the files. Raises SystemExit when a variable is invalid or a file cannot be read.
+    Its message has one sentence for each invalid variable and contains no secret.
     """
     values: dict[str, str | None] = {}
     for file in ENV_FILES if files is None else files:

@@ -14,7 +14,7 @@ from database import VERSION_TABLE, migration_engine
 from settings import EMBEDDED_DATA, load_settings
 
 # The key of the advisory lock; any number that no other application uses. The lock belongs to the
-# transaction and not to the session, so it also works behind a pooler with transaction pooling.
+# transaction and not to the session, so it also works behind a pooler in transaction mode.
 LOCK = 7_461_736_115
 LOCK_TIMEOUT = 1  # seconds
 
@@ -32,7 +32,7 @@ FIND_OLD = text("""
 FIND_OWN = text("SELECT CAST(to_regclass(:name) AS text)")
 
 
-def carry_over(transaction: Connection) -> None:
+def rename_old_version_table(transaction: Connection) -> None:
     """Rename the version table of 1.0.0, if there is one and it is ours."""
     if transaction.scalar(FIND_OWN, {"name": VERSION_TABLE}):
         return
@@ -41,7 +41,7 @@ def carry_over(transaction: Connection) -> None:
         _rename(transaction, old, OLD_VERSION_TABLE, VERSION_TABLE)
 
 
-def hand_back(transaction: Connection) -> None:
+def restore_old_version_table(transaction: Connection) -> None:
     """Rename the version table back after a downgrade to a schema of 1.0.0.
 
     It keeps its name if another application uses the old one. After a downgrade to `base` it is
@@ -87,7 +87,7 @@ with migration_engine(dsn).begin() as transaction:
     # While a migration waits for the lock of a table, all later statements on the table wait too.
     # create_tables tries again later.
     transaction.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'"))
-    carry_over(transaction)
+    rename_old_version_table(transaction)
     context.configure(
         connection=transaction,
         target_metadata=SQLModel.metadata,
@@ -97,4 +97,4 @@ with migration_engine(dsn).begin() as transaction:
     )
     with context.begin_transaction():
         context.run_migrations()
-    hand_back(transaction)
+    restore_old_version_table(transaction)

@@ -83,9 +83,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def open_pool(dsn: str, *, size: int = 3, timeout: float = 20, direct: bool = False) -> AsyncIterator[Database]:  # noqa: ASYNC109  # the pool's own option
+async def open_pool(
+    dsn: str,
+    *,
+    size: int = 3,
+    timeout: float = 20,  # noqa: ASYNC109  # the pool's own option
+    can_prepare: bool = False,
+) -> AsyncIterator[Database]:
     """A pool that is closed when the test leaves it."""
-    database = Database(dsn, size=size, timeout=timeout, direct=direct)
+    database = Database(dsn, size=size, timeout=timeout, can_prepare=can_prepare)
     try:
         yield database
     finally:

@@ -55,7 +55,7 @@ def test_similar_user_ids_are_different_users(client: TestClient, user: str, cre
 @pytest.mark.parametrize(
     "path", ["/api/{}%2Ftasks", "/api/{}/tasks%2f{}", "/api/{}/tasks%0A", "/api/{}%FF/tasks", "/api/%ED%A0%80{}/tasks"]
 )
-def test_a_path_that_is_not_canonical_is_422(client: TestClient, user: str, create: Create, path: str) -> None:
+def test_an_ambiguous_path_is_422(client: TestClient, user: str, create: Create, path: str) -> None:
     task = create()
     path = path.format(user, task["id"])
     for method, body in (("GET", None), ("POST", {"title": "x"}), ("DELETE", None)):

@@ -27,7 +27,7 @@ def test_one_user_has_at_most_a_quarter_of_the_slots(empty_database: str, databa
     url, name = with_application_name(empty_database)
 
     async def scenario() -> None:
-        async with open_pool(url, size=8, direct=True) as database:
+        async with open_pool(url, size=8, can_prepare=True) as database:
             queries = [await start_query(database, 3, "ann") for _ in range(6)]
             await until_sleeping(database_url, name, 2)
             assert await database.fetch(SLEEP.bind(seconds=0, user_id="bob")) == [(1, b"")]
@@ -42,7 +42,7 @@ def test_cancelled_requests_do_not_count_towards_the_limit(empty_database: str, 
     url, name = with_application_name(empty_database)
 
     async def scenario() -> None:
-        async with open_pool(url, size=4, direct=True) as database:
+        async with open_pool(url, size=4, can_prepare=True) as database:
             for number in range(1, 4):
                 queries = [await start_query(database, 10, "ann") for _ in range(5)]
                 await until_sleeping(database_url, name, number)
@@ -56,7 +56,7 @@ def test_cancelled_requests_do_not_count_towards_the_limit(empty_database: str, 
 
 def test_a_cancelled_waiter_does_not_count_towards_the_limit(database_url: str) -> None:
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, direct=True) as database:
+        async with open_pool(database_url, size=1, can_prepare=True) as database:
             await start_query(database, 0.5, "bob")
             waiting = await start_query(database, 0, "ann")
             waiting.cancel()
@@ -68,7 +68,7 @@ def test_a_cancelled_waiter_does_not_count_towards_the_limit(database_url: str) 
 
 def test_a_waiter_is_rejected_after_half_the_timeout(database_url: str) -> None:
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, timeout=4, direct=True) as database:
+        async with open_pool(database_url, size=1, timeout=4, can_prepare=True) as database:
             first = await start_query(database, 3.5)
             start = time.monotonic()
             with pytest.raises(DatabaseUnavailable, match=r"no slot after 2\.\d seconds in the queue, behind 0 others"):
@@ -88,7 +88,7 @@ def test_the_queue_is_fifo_and_when_overloaded_lifo(database_url: str, seconds: 
             await database.fetch(READY.bind(user_id=str(number)))
             served.append(number)
 
-        async with open_pool(database_url, size=1, timeout=14, direct=True) as database:
+        async with open_pool(database_url, size=1, timeout=14, can_prepare=True) as database:
             await start_query(database, seconds, "other")
             await asyncio.gather(*(query(number) for number in range(3)))
             assert served == order
@@ -102,7 +102,7 @@ def test_a_long_queue_without_overload_rejects_no_request(database_url: str) -> 
             await database.fetch(SLEEP.bind(seconds=0.02, user_id=str(number)))
 
     async def scenario() -> None:
-        async with open_pool(database_url, size=2, timeout=10, direct=True) as database:
+        async with open_pool(database_url, size=2, timeout=10, can_prepare=True) as database:
             await asyncio.gather(*(client(database, number) for number in range(200)))
 
     asyncio.run(scenario())
@@ -110,7 +110,7 @@ def test_a_long_queue_without_overload_rejects_no_request(database_url: str) -> 
 
 def test_an_overloaded_queue_rejects_early(database_url: str) -> None:
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, timeout=8, direct=True) as database:
+        async with open_pool(database_url, size=1, timeout=8, can_prepare=True) as database:
             queries = []
             for number in range(600):  # ten times the capacity
                 queries.append(await start_query(database, 0.1, str(number)))
@@ -130,7 +130,7 @@ def test_a_request_without_a_user_is_served_first(database_url: str) -> None:
             await database.fetch(READY.bind(**({} if user is None else {"user_id": user})))
             served.append(user)
 
-        async with open_pool(database_url, size=1, direct=True) as database:
+        async with open_pool(database_url, size=1, can_prepare=True) as database:
             running = await start_query(database, 0.5, "other")
             waiting = [asyncio.ensure_future(query(user)) for user in ("ann", "bob", None)]
             await asyncio.gather(running, *waiting)
@@ -146,7 +146,7 @@ def test_a_request_of_a_disconnected_client_is_not_executed(empty_database: str)
         return True
 
     async def scenario() -> None:
-        async with open_pool(empty_database, size=1, direct=True) as database:
+        async with open_pool(empty_database, size=1, can_prepare=True) as database:
             running = await start_query(database, 1.5)
             with pytest.raises(ClientDisconnect):
                 await database.fetch(insert.bind(), disconnected)
@@ -160,7 +160,7 @@ def test_a_request_of_a_disconnected_client_is_not_executed(empty_database: str)
 
 def test_the_error_states_the_time_in_queue_and_database(database_url: str) -> None:
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, timeout=4, direct=True) as database:
+        async with open_pool(database_url, size=1, timeout=4, can_prepare=True) as database:
             await start_query(database, 1.5)
             cause = r"within 4 seconds: 1\.\d s in the queue behind 0 others, 2\.\d s in the database"
             with pytest.raises(DatabaseUnavailable, match=cause):
@@ -188,7 +188,7 @@ INVALIDATIONS = {
 @pytest.mark.parametrize("invalidate", INVALIDATIONS.values(), ids=INVALIDATIONS)
 def test_a_stale_prepared_statement_is_prepared_again_and_executed_once(empty_database: str, invalidate: str) -> None:
     async def scenario() -> None:
-        async with open_pool(empty_database, size=1, direct=True) as database:
+        async with open_pool(empty_database, size=1, can_prepare=True) as database:
             for _ in range(7):  # PostgreSQL may use a generic plan from the sixth execution on
                 assert await database.fetch(INSERT.bind()) == [(1,)]
             await database.fetch(Statement[int]("DELETE FROM numbers RETURNING 1").bind())
@@ -203,7 +203,7 @@ def test_a_stale_prepared_statement_is_prepared_again_and_executed_once(empty_da
 
 def test_a_statement_the_session_has_already_prepared_is_executed_once(empty_database: str) -> None:
     async def scenario() -> None:
-        async with open_pool(empty_database, size=1, direct=True) as database:
+        async with open_pool(empty_database, size=1, can_prepare=True) as database:
             await database.fetch(Statement[int](f"{INSERT.prepare}; SELECT 1").bind())
             assert await database.fetch(INSERT.bind()) == [(1,)]
 
@@ -216,7 +216,7 @@ def test_the_statement_timeout_is_set_again_after_a_canceled_statement(database_
     setting = Statement[int]("SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'")  # milliseconds
 
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, timeout=2, direct=True) as database:
+        async with open_pool(database_url, size=1, timeout=2, can_prepare=True) as database:
             for _ in range(2):
                 with pytest.raises(DatabaseUnavailable, match=r"in the database"):
                     await database.fetch(SLEEP.bind(seconds=30))
@@ -231,7 +231,7 @@ def test_the_number_of_prepared_statements_is_limited(empty_database: str) -> No
     count = Statement[int]("SELECT count(*)::int FROM pg_prepared_statements")
 
     async def scenario() -> None:
-        async with open_pool(empty_database, size=1, direct=True) as database:
+        async with open_pool(empty_database, size=1, can_prepare=True) as database:
             for number, statement in enumerate(statements):
                 assert await database.fetch(statement.bind()) == [(number,)]
             assert await database.fetch(count.bind()) == [(100,)]
@@ -243,7 +243,7 @@ def test_nothing_is_prepared_behind_a_pooler(empty_database: str) -> None:
     count = Statement[int]("SELECT count(*)::int FROM pg_prepared_statements")
 
     async def scenario() -> None:
-        async with open_pool(empty_database, size=1, direct=False) as database:
+        async with open_pool(empty_database, size=1, can_prepare=False) as database:
             await database.fetch(INSERT.bind())
             assert await database.fetch(count.bind()) == [(0,)]
 
