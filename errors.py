@@ -167,7 +167,7 @@ RESPONSES: dict[int, tuple[type[Problem] | None, str]] = {
     304: (None, "`If-None-Match` has the current ETag. The body is empty."),
     401: (Problem, "A token is required and is missing or not valid."),
     404: (Problem, "There is no such task, or it belongs to another user."),
-    410: (Problem, "The task was deleted, or the cursor is too old: begin again without it."),
+    410: (Problem, "The task was deleted and a create is repeated, or the cursor is too old: begin again without it."),
     412: (Problem, "`If-Match` names an older version, or the task exists already. Nothing was changed."),
     413: (Problem, "The body is over 1 MiB. Nothing was changed."),
     422: (ValidationProblem, "The input breaks a rule. Nothing was changed."),
