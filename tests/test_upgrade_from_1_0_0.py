@@ -14,6 +14,7 @@ from main import create_app
 from settings import Settings
 from tests.conftest import assert_contract
 from tests.helpers import alembic, fetch_value
+from tests.servers import HERE
 
 # The writes of version 1.0.0, without what it selects for its response.
 INSERT = """
@@ -25,8 +26,9 @@ UPDATE = """
         version = version + 1
     WHERE user_id = %s AND id = %s"""
 DELETE = "DELETE FROM tasks WHERE user_id = %s AND id = %s"
-# The upgrade was so long ago. The service reads the time at its start.
-END_PERIOD = "UPDATE tasks_alembic_version SET upgraded_at = now() - interval '1 day'"
+# The upgrade was a day ago. The service reads its time at the start.
+RESTART_PERIOD = "UPDATE tasks_alembic_version SET upgraded_at = now() - interval '1 day'"  # as documented
+END_PERIOD = f"{RESTART_PERIOD} WHERE upgraded_at IS NOT NULL"
 
 
 class OldProcess:
@@ -93,6 +95,7 @@ def titles(client: TestClient, user: str) -> dict[str, str]:
 
 
 def test_a_copy_of_the_upgrade_period_becomes_exact_after_it(old: OldProcess, user: str) -> None:
+    assert RESTART_PERIOD in (HERE / "docs/operations.md").read_text()
     changed, deleted = [old.create(f"task {number}") for number in range(2)]
     copies = [Copy(user) for _ in range(3)]  # of which two were complete before the writes of 1.0.0
     with start(old.url) as client:
@@ -103,7 +106,7 @@ def test_a_copy_of_the_upgrade_period_becomes_exact_after_it(old: OldProcess, us
         old.delete(deleted)
         created = old.create("created")
         assert [copy.update(client) for copy in copies] == [200, 200, 200]
-    fetch_value(old.url, END_PERIOD)
+    fetch_value(old.url, RESTART_PERIOD)
     with start(old.url) as client:
         for copy in copies:
             assert copy.update(client) == 410

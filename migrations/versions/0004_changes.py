@@ -28,10 +28,11 @@ def upgrade() -> None:
     # From here until the commit, all other statements wait for the table. PostgreSQL does not rewrite it for a
     # nullable column or a constant default.
     op.execute("ALTER TABLE tasks ADD COLUMN IF NOT EXISTS deleted_at timestamp with time zone")
+    op.execute("ALTER TABLE tasks ADD COLUMN IF NOT EXISTS revision bigint NOT NULL DEFAULT 0")
     op.add_column("tasks", sa.Column("extra", sa.JSON, nullable=False, server_default=sa.text("'{}'")))
-    op.add_column("tasks", sa.Column("revision", sa.BigInteger, nullable=False, server_default=sa.text("0")))
     # On a large table these take long. docs/operations.md says how to create them beforehand.
     _create_index("tasks_list_idx", ["user_id", "created_at", "id"], "deleted_at IS NULL")
+    _create_index("tasks_changes_idx", ["user_id", "revision", "id"])
     _create_index("tasks_deleted_idx", ["user_id", "deleted_at"], "deleted_at IS NOT NULL")
     op.drop_index("tasks_user_id_created_at_id_idx", "tasks")
 
@@ -41,6 +42,7 @@ def downgrade() -> None:
     _create_index("tasks_user_id_created_at_id_idx", ["user_id", "created_at", "id"])
     op.execute("DELETE FROM tasks WHERE deleted_at IS NOT NULL")
     op.drop_index("tasks_deleted_idx", "tasks")
+    op.drop_index("tasks_changes_idx", "tasks")
     op.drop_index("tasks_list_idx", "tasks")
     op.drop_column("tasks", "revision")
     op.drop_column("tasks", "extra")

@@ -82,8 +82,11 @@ FILL = """
 UNCHANGED = f"SELECT count(*), md5(string_agg(({COLUMNS})::text, '' ORDER BY id)) FROM tasks WHERE user_id <> ALL (%s)"
 DELETING_USER = f"user-{USERS - 1}"  # whose tasks the newest version has deleted
 DELETE_TASKS = "UPDATE tasks SET deleted_at = now(), revision = 1 WHERE user_id = %s"
-PREPARATION = {"upgrade": "**A big table.**", "downgrade": "**A big table on the way back.**"}
-INDEXES = {"upgrade": {"tasks_list_idx", "tasks_deleted_idx"}, "downgrade": {"tasks_user_id_created_at_id_idx"}}
+PREPARATION = {"upgrade": "**A big table.**", "downgrade": "### Downgrade"}
+INDEXES = {
+    "upgrade": {"tasks_list_idx", "tasks_changes_idx", "tasks_deleted_idx"},
+    "downgrade": {"tasks_user_id_created_at_id_idx"},
+}
 TASKS_OF_USER = "SELECT id::text, title, completed FROM tasks WHERE user_id = %s"
 
 
