@@ -88,6 +88,8 @@ with migration_engine(dsn).begin() as transaction:
     # create_tables tries again later.
     transaction.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'"))
     rename_old_version_table(transaction)
+    # A migration may have to know whether a process of an older version may be running.
+    context.config.attributes["is_new"] = transaction.scalar(FIND_OWN, {"name": VERSION_TABLE}) is None
     context.configure(
         connection=transaction,
         target_metadata=SQLModel.metadata,
