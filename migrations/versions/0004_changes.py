@@ -20,6 +20,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", name="task_users_pkey"),
         sa.CheckConstraint("char_length(user_id) BETWEEN 1 AND 128", name="task_users_user_id_length"),
     )
+    # Whoever has tasks has a counter, so that a copy of these tasks has an epoch.
+    op.execute("""
+        INSERT INTO task_users (user_id, epoch, revision)
+        SELECT user_id, extract(epoch FROM now()) * 1000000, extract(epoch FROM now()) * 1000000
+        FROM (SELECT DISTINCT user_id FROM tasks) AS users
+    """)
     # The time of the upgrade from an older version, whose processes may still write: see `routes/users.py`. NULL
     # in a new database.
     op.add_column(VERSION_TABLE, sa.Column("upgraded_at", sa.DateTime(timezone=True)))
