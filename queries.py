@@ -72,6 +72,7 @@ IS_OWNED_TASK = IS_OWNER & (col(Task.id) == TASK_ID)  # which may be deleted
 IS_TASK = IS_OWNED_TASK & IS_LIVING
 HAS_VERSION = col(Task.revision) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
 
+LAST_ID = UUID(int=2**128 - 1)  # the position behind all tasks of one version
 KEPT_DAYS = 30  # for which a deleted task is kept
 
 
@@ -479,7 +480,8 @@ def _list_changes() -> Statement[datetime, int | None, int | None, bytes | None,
     newest = sa.func.coalesce(sa.select(user.c.revision).scalar_subquery(), sa.literal_column(str(2**62)))
     changed_at = (TASKS.c.revision, TASKS.c.id)
     tasks = sa.select(*_response_fields(TASKS.c), _rfc3339(TASKS.c.deleted_at))
-    tasks = tasks.where(IS_OWNER, newest > after_version, sa.tuple_(*changed_at) > position)
+    last = sa.literal_column(f"uuid '{LAST_ID}'", sa.Uuid)
+    tasks = tasks.where(IS_OWNER, sa.tuple_(newest, last) > position, sa.tuple_(*changed_at) > position)
     tasks = tasks.order_by(*changed_at).limit(sa.bindparam("limit", type_=sa.BigInteger))
     page = _limit_size(_rows_as_json(tasks, "version", "id"))
     clock = sa.select(sa.func.now().label("now")).subquery("clock")

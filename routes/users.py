@@ -72,7 +72,8 @@ async def list_changes(
     cursor = since._replace(epoch=epoch or 0)
     if page:
         _, version, task_id = changes[len(page) - 1]
-        cursor = cursor._replace(version=version, task_id=task_id)
+        # No later change gets the number of this one: a complete client is behind all tasks of the last version.
+        cursor = cursor._replace(version=version, task_id=task_id if more else queries.LAST_ID)
     # A client in the middle of the changes is no more up to date than before them.
     is_idle = query.since is not None and not page
     if query.since is None or (page and not more) or (is_idle and now - since.complete_at > CURSOR_RENEWAL):
