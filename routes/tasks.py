@@ -84,7 +84,9 @@ async def create_task(
     """
     # The id is derived from owner and key, so that the primary key prevents a second task.
     task_id = uuid4() if idempotency_key is None else _uuid_digest(user_id, idempotency_key)
-    fingerprint = None if idempotency_key is None else _uuid_digest(body.model_dump_json())
+    # Without an empty `extra`: version 1.0.0, which had none, calculated the same.
+    exclude = None if body.extra else {"extra"}
+    fingerprint = None if idempotency_key is None else _uuid_digest(body.model_dump_json(exclude=exclude))
     tasks_url = get_tasks_url(request, user_id)
     statement = queries.create_task(
         user_id, task_id, tasks_url=tasks_url, fields=body.model_dump(mode="json"), fingerprint=fingerprint
