@@ -78,10 +78,9 @@ async def list_changes(
     is_idle = query.since is not None and not page
     if query.since is None or (page and not more) or (is_idle and now - since.complete_at > CURSOR_RENEWAL):
         cursor = cursor._replace(complete_at=now)
-        if is_idle:
-            if_none_match = None  # the client needs the new cursor
     body = _changes_body(page, cursor.encode(user_id), more)
-    etag = hashlib.sha256(repr((cursor.epoch, cursor.version, cursor.task_id)).encode()).hexdigest()[:32]
+    # Made from the whole cursor: a client that has the same ETag has a cursor that is as good as this one.
+    etag = hashlib.sha256(_changes_body([], cursor.encode(user_id), more)).hexdigest()[:32]
     return conditional_response(if_none_match, body, etag)
 
 
