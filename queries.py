@@ -460,8 +460,8 @@ def list_changes(
 ) -> Query[datetime, int | None, int | None, bytes | None, int | None, UUID | None]:
     """List at most `limit` tasks that were changed after a position, a version and a task's id, in this order.
 
-    Each row has the time, the epoch and revision of the user (NULL before the first write), and the JSON,
-    version and id of a task. The JSON of a deleted task has `deleted_at`. When no task was changed, there is
+    Each row has the time, the epoch and revision of the user (NULL before the first write; the epoch is 0 when
+    there are tasks of version 1.0.0), and the JSON, version and id of a task. The JSON of a deleted task has `deleted_at`. When no task was changed, there is
     one row without a task, and only the row of the user has been read. The rows end two tasks after
     MAX_PAGE_SIZE.
     """
@@ -486,8 +486,10 @@ def _list_changes() -> Statement[datetime, int | None, int | None, bytes | None,
     page = _limit_size(_rows_as_json(tasks, "version", "id"))
     clock = sa.select(sa.func.now().label("now")).subquery("clock")
     rows = clock.outerjoin(user, sa.true()).outerjoin(page, sa.true())
+    has_tasks = sa.exists(sa.select(col(Task.id)).where(IS_OWNER))
+    epoch = sa.func.coalesce(user.c.epoch, sa.case((has_tasks, sa.literal_column("0"))))
     return _compile(
-        sa.select(clock.c.now, user.c.epoch, user.c.revision, page.c.json, page.c.version, page.c.id).select_from(rows)
+        sa.select(clock.c.now, epoch, user.c.revision, page.c.json, page.c.version, page.c.id).select_from(rows)
     )
 
 

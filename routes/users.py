@@ -102,7 +102,8 @@ def _check_cursor(
     the database or the end of the account, and when a process of version 1.0.0 may have written since then.
     """
     is_old = now - since.complete_at > CURSOR_LIFETIME
-    is_other = since.epoch not in (0, epoch) or since.version > (newest or 0)
+    has_received = since.version >= 0
+    is_other = has_received and (since.epoch != epoch or (newest is not None and since.version > newest))
     is_from_upgrade = upgraded_at is not None and since.complete_at < upgraded_at + UPGRADE_PERIOD <= now
     if is_old or is_other or is_from_upgrade:
         raise HTTPException(410, "The cursor is too old. Begin again without it.")
