@@ -168,9 +168,12 @@ class History(RuleBasedStateMachine):
         self.check_written(entry, response.json(), DEFAULTS | entry.body)
         assert response.headers["etag"] == f'"{entry.versions[-1]}"'
 
-    @rule(entry=entries, change=CHANGE, guard=GUARD)
-    def change(self, entry: Entry, change: tuple[str, str, Any], guard: str | None) -> None:
-        method, suffix, body = change
+    @rule(entry=entries, changes=st.lists(st.tuples(CHANGE, GUARD), min_size=1, max_size=4))
+    def change(self, entry: Entry, changes: list[tuple[tuple[str, str, Any], str | None]]) -> None:
+        for change, guard in changes:
+            self.change_once(entry, *change, guard)
+
+    def change_once(self, entry: Entry, method: str, suffix: str, body: Any, guard: str | None) -> None:
         response = self.send(method, f"/tasks/{entry.id}{suffix}", json=body, headers=self.if_match(entry, guard))
         if self.is_writable(entry, guard, response):
             fields = {"completed": not entry.task["completed"]} if body is None else body
