@@ -460,10 +460,10 @@ def list_changes(
 ) -> Query[datetime, int | None, int | None, bytes | None, int | None, UUID | None]:
     """List at most `limit` tasks that were changed after a position, a version and a task's id, in this order.
 
-    Each row has the time, the epoch and revision of the user (NULL before the first write; the epoch is 0 when
-    there are tasks of version 1.0.0), and the JSON, version and id of a task. The JSON of a deleted task has `deleted_at`. When no task was changed, there is
-    one row without a task, and only the row of the user has been read. The rows end two tasks after
-    MAX_PAGE_SIZE.
+    Each row has the time, the epoch and revision of the user, and the JSON, version and id of a task. Before the
+    first write the revision is NULL, and the epoch is NULL too unless there are tasks of version 1.0.0: then it is
+    0. The JSON of a deleted task has `deleted_at`. When no task was changed, there is one row without a task, and
+    only the row of the user has been read. The rows end two tasks after MAX_PAGE_SIZE.
     """
     version, task_id = after
     return _list_changes().bind(
