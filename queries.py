@@ -73,8 +73,8 @@ IS_OWNED_TASK = IS_OWNER & (col(Task.id) == TASK_ID)  # which may be deleted
 IS_TASK = IS_OWNED_TASK & IS_LIVING
 HAS_VERSION = col(Task.revision) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
 
+LAST_ID = UUID(int=2**128 - 1)  # the position behind all tasks of one version
 KEPT_DAYS = 30  # for which a deleted task is kept
-LAST_ID = UUID(int=2**128 - 1)  # sorts after all others
 
 
 # ---- One task -------------------------------------------------------------------------------
@@ -462,10 +462,11 @@ def list_changes(
 ) -> Query[datetime, int | None, int | None, bytes | None, int | None, UUID | None]:
     """List at most `limit` tasks that were changed after a position, a version and a task's id, in this order.
 
-    Each row has the time, the epoch and revision of the user (NULL before the first write), and the JSON,
-    version and id of a task. The JSON of a deleted task has `deleted_at`. When no task was changed, there is
-    one row without a task, and after the last position (LAST_ID) only the row of the user has been read. The
-    rows end two tasks after MAX_PAGE_SIZE.
+    Each row has the time, the epoch and revision of the user, and the JSON, version and id of a task. Before
+    the first write the revision is NULL, and the epoch is NULL too, or 0 when there are tasks of version 1.0.0.
+    The JSON of a deleted task has `deleted_at`. When no task was changed, there is one row without a task, and
+    after the last position (LAST_ID) only the row of the user has been read. The rows end two tasks after
+    MAX_PAGE_SIZE.
     """
     version, task_id = after
     return _list_changes().bind(
@@ -487,8 +488,10 @@ def _list_changes() -> Statement[datetime, int | None, int | None, bytes | None,
     page = _limit_size(_select_json(tasks, "version", "id"))
     clock = sa.select(sa.func.now().label("now")).subquery("clock")
     rows = clock.outerjoin(user, sa.true()).outerjoin(page, sa.true())
+    has_tasks = sa.exists(sa.select(col(Task.id)).where(IS_OWNER))
+    epoch = sa.func.coalesce(user.c.epoch, sa.case((has_tasks, sa.literal_column("0"))))
     return _compile(
-        sa.select(clock.c.now, user.c.epoch, user.c.revision, page.c.json, page.c.version, page.c.id).select_from(rows)
+        sa.select(clock.c.now, epoch, user.c.revision, page.c.json, page.c.version, page.c.id).select_from(rows)
     )
 
 

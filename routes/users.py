@@ -1,7 +1,7 @@
 """The endpoints of a user as a whole: the summary, the changes, and the end of an account."""
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Query, Request, Response
@@ -40,6 +40,7 @@ CURSOR_LIFETIME = timedelta(days=queries.KEPT_DAYS)
 CURSOR_RENEWAL = timedelta(days=1)  # a client that polls gets a new cursor after this time, even without changes
 # For so long after an upgrade, processes of version 1.0.0 may run beside this one. They count no changes.
 UPGRADE_PERIOD = timedelta(days=1)
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @router.get("/changes", response_model=Changes, responses=response_headers(200, "ETag") | problem_responses(304, 410))
@@ -60,14 +61,16 @@ async def list_changes(
     )
     rows = await fetch(request, query)
     now, epoch, newest, *_ = rows[0]
+    upgraded_at = request.app.state.upgraded_at
     if parameters.since is not None:
-        _check_cursor(since, now, epoch, newest, request.app.state.upgraded_at)
+        _check_cursor(since, now, epoch, newest, upgraded_at)
     changes = [(task, version, id_) for *_, task, version, id_ in rows if task and version is not None and id_]
     page = fit_page([task for task, *_ in changes[: parameters.limit]], envelope=ENVELOPE_SIZE)
     more = len(changes) > len(page)
     cursor = since._replace(epoch=epoch or 0)
     if page:
         _, version, task_id = changes[len(page) - 1]
+        # A complete client is behind all tasks of the last version, because no later change gets its number.
         cursor = cursor._replace(version=version, task_id=task_id if more else queries.LAST_ID)
     # A client in the middle of the changes is no more up to date than before them.
     is_idle = parameters.since is not None and not page
@@ -76,7 +79,9 @@ async def list_changes(
         if is_idle:
             if_none_match = None  # the client needs the new cursor
     body = _changes_body(page, cursor.encode(user_id), more)
-    etag = hashlib.sha256(repr((cursor.epoch, cursor.version, cursor.task_id)).encode()).hexdigest()[:32]
+    # The ETag changes once a day: otherwise a browser's cache could return the response with an expired cursor.
+    day = (cursor.complete_at - (upgraded_at or EPOCH)) // CURSOR_RENEWAL
+    etag = hashlib.sha256(repr((cursor.epoch, cursor.version, cursor.task_id, day)).encode()).hexdigest()[:32]
     return conditional_response(if_none_match, body, etag)
 
 
@@ -98,7 +103,8 @@ def _check_cursor(
     the database or the end of the account, and when a process of version 1.0.0 may have written since then.
     """
     is_old = now - since.complete_at > CURSOR_LIFETIME
-    is_other = since.epoch not in (0, epoch) or since.version > (newest or 0)
+    has_received = since.version >= 0
+    is_other = has_received and (since.epoch != epoch or (newest is not None and since.version > newest))
     is_from_upgrade = upgraded_at is not None and since.complete_at < upgraded_at + UPGRADE_PERIOD <= now
     if is_old or is_other or is_from_upgrade:
         raise HTTPException(410, "The cursor is too old. Begin again without it.")
