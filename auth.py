@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import errors
-from schemas import USER_ID
+from schemas import USER_ID_PATTERN
 from settings import Settings
 
 Keys = dict[str | None, list[jwt.PyJWK]]  # signing keys by their `kid`
@@ -124,7 +124,7 @@ class TokenVerifier:
                 "enforce_minimum_key_length": True,
             },
         )
-        if not re.fullmatch(USER_ID, claims["sub"]) or len(claims["sub"]) > 128:
+        if not re.fullmatch(USER_ID_PATTERN, claims["sub"]) or len(claims["sub"]) > 128:
             raise jwt.InvalidTokenError
         return claims["sub"], int(claims["exp"])
 

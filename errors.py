@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from database import DatabaseUnavailable
-from schemas import MAX_ERRORS, MULTILINE_TEXT, NO_CONTROL_CHARACTERS, USER_ID, Problem, ValidationProblem
+from schemas import MAX_ERRORS, MULTILINE_TEXT, NO_CONTROL_CHARACTERS, USER_ID_PATTERN, Problem, ValidationProblem
 
 logger = logging.getLogger("tasks")
 
@@ -98,7 +98,7 @@ def _truncate(name: str | int) -> str | int:
 PATTERN_MESSAGES = {
     NO_CONTROL_CHARACTERS: "String should have no control characters",
     MULTILINE_TEXT: "String should have no control characters except tabs and line breaks",
-    USER_ID: "String should have no slash and no control characters",
+    USER_ID_PATTERN: "String should have no slash and no control characters",
 }
 
 

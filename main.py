@@ -21,23 +21,25 @@ from settings import EMBEDDED_DATA, Settings, load_settings
 
 VERSION = "2.0.0"  # of the API, as in CHANGELOG.md
 
-GC_THRESHOLD = 50_000  # objects, instead of 700: a request creates few reference cycles
+GC_THRESHOLD = (
+    50_000  # objects between two collections; the default is far lower, but a request creates few reference cycles
+)
 
 logger = logging.getLogger("tasks")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the app. It opens no connection before its lifespan starts."""
+    """Configure logging and return the app. It opens no connection before its lifespan starts."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logger.setLevel(settings.log_level.upper())
     app = FastAPI(
         title="Tasks",
         version=VERSION,
-        description="A flat, minimal task service: one request is one round trip to PostgreSQL.",
+        description="To-do lists for front ends: one request is one round trip to PostgreSQL.",
         servers=[{"url": "/", "description": "The server of this document."}],
         openapi_tags=[health.TAG, tasks.TAG, users.TAG],
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # looking for a tracer takes 6 % of a read
-        redirect_slashes=False,  # its redirect would follow any Host header
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # looking for OpenTelemetry takes 6 % of a read
+        redirect_slashes=False,  # its redirect would copy a forged Host header
         exception_handlers={
             HTTPException: errors.handle_http_exception,
             RequestValidationError: errors.handle_validation_error,
@@ -49,8 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
     routers = [tasks.router, users.router, health.router]  # the most frequent first
     for router in routers:
         app.include_router(router)
-    check_routes(app)
-    # The last one added is the outermost: CORS headers are on every response, errors included.
+    check_routes(app)  # raises TypeError for what DirectRouter would ignore
+    # The last one added is the outermost, so that the errors of the others have CORS headers too.
     app.add_middleware(DirectMiddleware, routers=routers, handlers=app.exception_handlers)
     if settings.requires_tokens:
         from auth import OwnerMiddleware  # imported only here: its cryptography takes 20 MB
@@ -96,7 +98,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
 
 
 async def _start_embedded(stack: AsyncExitStack) -> str:
-    """Start a PostgreSQL that stops with the app. Return its URL."""
+    """Start a PostgreSQL that stops with the app. Return its URL. Raises SystemExit when it is not installed."""
     try:
         import embedded
     except ModuleNotFoundError:  # in the production image

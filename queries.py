@@ -2,12 +2,13 @@
 
 A public function returns a `Query`: a statement and its parameters, for `Database.fetch`. The statement
 is built from `models` and compiled once for each combination of options, so that PostgreSQL plans only
-the conditions that were given. Every statement names the owner and is complete by itself: no other
-statement comes before or after it. Where the result is a task, PostgreSQL writes its JSON.
+the conditions that were given. Each request runs one statement, and every statement on tasks names the
+owner. Where the result is a task, PostgreSQL writes its JSON. "Read one task: its JSON" means that the rows
+of the result have this one column.
 
-All statements also run on tables that Citus distributes by `user_id`. Therefore `now()` is never inside
-CASE or coalesce, no function that depends on a setting takes a column, and JSON is made outside of
-INSERT, UPDATE and DELETE.
+Some expressions are indirect because the statements also run on tables that Citus distributes by `user_id`
+(docs/decisions.md): `now()` is never inside CASE or coalesce, no function that depends on a setting takes a
+column, and JSON is made outside of INSERT, UPDATE and DELETE.
 """
 
 from collections.abc import Set
@@ -34,8 +35,8 @@ Columns = TypeVarTuple("Columns")
 class Statement(Generic[*Columns]):
     """A compiled statement. Its rows have the types `Columns`.
 
-    `sql` has a placeholder `%(name)s` for each parameter. `prepare` and `execute` do the same by PREPARE
-    and EXECUTE; they are empty where a statement has too many variants to be prepared.
+    `sql` has a placeholder `%(name)s` for each parameter. `prepare` and `execute` are the same statement as
+    PREPARE and EXECUTE, under `name`. They are empty when a statement has too many variants to be prepared.
     """
 
     sql: str
@@ -60,7 +61,7 @@ TASKS: sa.Table = Task.__table__  # type: ignore[attr-defined]  # SQLModel adds 
 TIMESTAMP = sa.DateTime(timezone=True)
 
 # The parameters that most statements have. `tasks_url` is the URL of the user's tasks with a slash at its end;
-# `now` is the service's clock, where now() is not allowed.
+# `now` is the service's clock, where Citus does not allow now().
 USER_ID = sa.bindparam("user_id", type_=sa.Text)
 TASK_ID = sa.bindparam("task_id", type_=sa.Uuid)
 TASKS_URL = sa.bindparam("tasks_url", type_=sa.Text)
@@ -73,6 +74,7 @@ IS_TASK = IS_OWNED_TASK & IS_LIVING
 HAS_VERSION = col(Task.revision) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
 
 KEPT_DAYS = 30  # for which a deleted task is kept
+LAST_ID = UUID(int=2**128 - 1)  # sorts after all others
 
 
 # ---- One task -------------------------------------------------------------------------------
@@ -85,7 +87,7 @@ def read_task(user_id: str, task_id: UUID, *, tasks_url: str) -> Query[bytes, in
 
 @cache
 def _read_task() -> Statement[bytes, int]:
-    return _compile(_select_tasks(TASKS).where(IS_TASK))
+    return _compile(_select_json_and_version(TASKS).where(IS_TASK))
 
 
 def create_task(
@@ -120,7 +122,7 @@ def _create_task(*, completed: bool, idempotent: bool) -> Statement[bytes, int, 
         create = create.on_conflict_do_update(index_elements=["user_id", "id"], set_={"version": col(Task.version)})
     created = create.returning(TASKS).cte("created")
     is_new, is_deleted = created.c.revision == counter.c.revision, created.c.deleted_at.is_not(None)
-    result = _select_tasks(created).add_columns(is_new, created.c.fingerprint, is_deleted)
+    result = _select_json_and_version(created).add_columns(is_new, created.c.fingerprint, is_deleted)
     return _compile(result.join(counter, sa.true()))
 
 
@@ -140,10 +142,10 @@ def update_task(
 
 
 @cache
-def _update_task(names: frozenset[str], *, if_match: bool) -> Statement[bytes | None, int | None]:
-    # 256 sets of fields are possible: only a single field and all of them are frequent enough to be prepared.
-    frequent = len(names) <= 1 or len(names) == len(WRITABLE_FIELDS)
-    return _write_task(_set_fields(names), if_match=if_match, prepare=frequent)
+def _update_task(field_names: frozenset[str], *, if_match: bool) -> Statement[bytes | None, int | None]:
+    # 256 sets of fields are possible: at most one field, or all of them, are frequent enough to be prepared.
+    is_frequent = len(field_names) <= 1 or len(field_names) == len(WRITABLE_FIELDS)
+    return _write_task(_set_fields(field_names), if_match=if_match, prepare=is_frequent)
 
 
 def toggle_task(
@@ -190,7 +192,7 @@ def _restore_task() -> Statement[bytes, int]:
     restore = sa.update(Task).values(values | {"deleted_at": sa.null()})
     is_kept = IS_LIVING | (col(Task.deleted_at) > _days_ago(KEPT_DAYS))
     restored = restore.where(IS_OWNED_TASK, is_kept, counter.c.revision.is_not(None)).returning(TASKS).cte("restored")
-    return _compile(_select_tasks(restored))
+    return _compile(_select_json_and_version(restored))
 
 
 def _write_task(
@@ -200,14 +202,14 @@ def _write_task(
     counter = _count_change()
     write = sa.update(Task).values(values | _change(counter)).where(IS_TASK)
     if not if_match:
-        result = _select_tasks(write.returning(TASKS).cte("written"))
+        result = _select_json_and_version(write.returning(TASKS).cte("written"))
         return _compile(_with_purge(result, counter) if purge else result, prepare=prepare)
     # Locks the task after the counter, and so sees its newest state. The outer join returns NULLs for a task that
     # exists and has another version.
     existing = sa.select(col(Task.id)).where(IS_TASK, counter.c.revision.is_not(None))
     locked = existing.with_for_update(key_share=True, of=TASKS).cte("existing")
     written = write.where(HAS_VERSION, TASKS.c.id == locked.c.id).returning(TASKS).cte("written")
-    task = _select_tasks(written).subquery("task")
+    task = _select_json_and_version(written).subquery("task")
     result = sa.select(task.c.json, task.c.revision).select_from(locked.outerjoin(task, sa.true()))
     return _compile(_with_purge(result, counter) if purge else result, prepare=prepare)
 
@@ -262,7 +264,7 @@ def _next_updated_at(now: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     task would set an earlier time than that change.
     """
     microsecond = sa.literal_column("interval '1 microsecond'", sa.Interval)
-    # The sum is made without a time zone, because `timestamptz + interval` depends on a setting.
+    # The sum is made without a time zone, because `timestamptz + interval` depends on the setting TimeZone.
     return sa.func.greatest(now, _at_utc(_at_utc(TASKS.c.updated_at) + microsecond))
 
 
@@ -297,36 +299,37 @@ def list_tasks(
 ) -> Query[bytes | None, int | None]:
     """List at most `limit` tasks that match the filters, sorted by `sort`: the JSON of each.
 
-    With `after`, a value of the sorted column and an id, the list begins behind that position. With `total`
+    With `after`, a value of the sorted column and an id, the list starts after that position. With `total`
     the second column is the number of tasks that match, and an empty list is one row with this number and
-    no JSON. The rows of a long page end two tasks after MAX_PAGE_SIZE.
+    no JSON. The rows of a long page
+    end two tasks after MAX_PAGE_SIZE: one exceeds it, one shows that there is a next page.
     """
     values = _filter_parameters(filters)
     names = frozenset(values)
     if after:
         values["after_value"], values["after_id"] = after
-    statement = _list_tasks(sort, names, after=after is not None, total=total, long=limit > SHORT_PAGE)
+    statement = _list_tasks(sort, names, after=after is not None, total=total, limit_size=limit > SHORT_PAGE)
     return statement.bind(user_id=user_id, tasks_url=tasks_url, limit=limit, **values)
 
 
 @lru_cache(maxsize=512)
 def _list_tasks(
-    sort: str, filters: frozenset[str], *, after: bool, total: bool, long: bool
+    sort: str, filter_names: frozenset[str], *, after: bool, total: bool, limit_size: bool
 ) -> Statement[bytes | None, int | None]:
     name, descending = sort.removeprefix("-"), sort.startswith("-")
     sort_keys = (_sort_key(name, TASKS.c[name]), TASKS.c.id)
-    tasks = sa.select(*_response_fields(TASKS.c)).where(_matches(filters))
+    tasks = sa.select(*_response_fields(TASKS.c)).where(_matches(filter_names))
     if after:
         value = sa.bindparam("after_value", type_=TASKS.c[name].type)
         position = sa.tuple_(_sort_key(name, value), sa.bindparam("after_id", type_=sa.Uuid))
         tasks = tasks.where(sa.tuple_(*sort_keys) < position if descending else sa.tuple_(*sort_keys) > position)
     tasks = tasks.order_by(*(key.desc() if descending else key for key in sort_keys))
     tasks = tasks.limit(sa.bindparam("limit", type_=sa.BigInteger))
-    page = _limit_size(_rows_as_json(tasks)) if long else _rows_as_json(tasks).subquery("page")
+    page = _limit_size(_select_json(tasks)) if limit_size else _select_json(tasks).subquery("page")
     if not total:
-        frequent = filters <= {"filter_completed"} and not long
-        return _compile(sa.select(page.c.json, sa.null()), prepare=frequent)
-    counted = sa.select(sa.func.count().label("total")).where(_matches(filters)).subquery("counted")
+        is_frequent = filter_names <= {"filter_completed"} and not limit_size
+        return _compile(sa.select(page.c.json, sa.null()), prepare=is_frequent)
+    counted = sa.select(sa.func.count().label("total")).where(_matches(filter_names)).subquery("counted")
     return _compile(
         sa.select(page.c.json, counted.c.total).select_from(counted.outerjoin(page, sa.true())), prepare=False
     )
@@ -362,8 +365,8 @@ def update_tasks(user_id: str, *, fields: dict[str, Any], filters: dict[str, Any
 
 
 @lru_cache(maxsize=512)
-def _update_tasks(names: frozenset[str], filters: frozenset[str]) -> Statement[int]:
-    return _write_tasks(_set_fields(names), filters)
+def _update_tasks(field_names: frozenset[str], filter_names: frozenset[str]) -> Statement[int]:
+    return _write_tasks(_set_fields(field_names), filter_names)
 
 
 def delete_tasks(user_id: str, *, filters: dict[str, Any]) -> Query[int]:
@@ -373,14 +376,14 @@ def delete_tasks(user_id: str, *, filters: dict[str, Any]) -> Query[int]:
 
 
 @lru_cache(maxsize=512)
-def _delete_tasks(filters: frozenset[str]) -> Statement[int]:
-    return _write_tasks({"deleted_at": sa.func.now()}, filters, purge=True)
+def _delete_tasks(filter_names: frozenset[str]) -> Statement[int]:
+    return _write_tasks({"deleted_at": sa.func.now()}, filter_names, purge=True)
 
 
-def _write_tasks(values: dict[str, Any], filters: frozenset[str], *, purge: bool = False) -> Statement[int]:
+def _write_tasks(values: dict[str, Any], filter_names: frozenset[str], *, purge: bool = False) -> Statement[int]:
     """Compile an UPDATE of all tasks that match the filters, which returns their number."""
     counter = _count_change()
-    write = sa.update(Task).values(values | _change(counter)).where(_matches(filters))
+    write = sa.update(Task).values(values | _change(counter)).where(_matches(filter_names))
     written = write.returning(TASKS.c.id).cte("written")
     result = sa.select(sa.func.count()).select_from(written)
     return _compile(_with_purge(result, counter) if purge else result, prepare=False)
@@ -396,17 +399,17 @@ def _filter_parameters(filters: dict[str, Any]) -> dict[str, Any]:
     return parameters | {f"filter_word_{number}": word for number, word in enumerate(words)}
 
 
-def _matches(filters: frozenset[str]) -> sa.ColumnElement[bool]:
+def _matches(filter_names: frozenset[str]) -> sa.ColumnElement[bool]:
     """Return the condition that a task is the user's and matches the filters whose parameters are named."""
-    return sa.and_(IS_OWNER, IS_LIVING, *(CONDITIONS[name] for name in sorted(filters)))
+    return sa.and_(IS_OWNER, IS_LIVING, *(CONDITIONS[name] for name in sorted(filter_names)))
 
 
 def _parameter(name: str, kind: Any) -> sa.BindParameter[Any]:
-    return sa.bindparam(f"filter_{name}", type_=kind)  # an UPDATE has a parameter of the plain name too
+    return sa.bindparam(f"filter_{name}", type_=kind)  # prefixed: an UPDATE may set and filter the same column
 
 
 def _contains_word(number: int) -> sa.ColumnElement[bool]:
-    # LIKE is quadratic: a word of 200 letters took 16 s over 3,000 long descriptions.
+    # strpos(), because LIKE is quadratic: a word of 200 letters took 16 s over 3,000 long descriptions.
     text = sa.func.lower(
         col(Task.title) + sa.literal_column(r"E'\n'", sa.Text) + sa.func.coalesce(col(Task.description), "")
     )
@@ -461,8 +464,8 @@ def list_changes(
 
     Each row has the time, the epoch and revision of the user (NULL before the first write), and the JSON,
     version and id of a task. The JSON of a deleted task has `deleted_at`. When no task was changed, there is
-    one row without a task, and only the row of the user has been read. The rows end two tasks after
-    MAX_PAGE_SIZE.
+    one row without a task, and after the last position (LAST_ID) only the row of the user has been read. The
+    rows end two tasks after MAX_PAGE_SIZE.
     """
     version, task_id = after
     return _list_changes().bind(
@@ -472,16 +475,16 @@ def list_changes(
 
 @cache
 def _list_changes() -> Statement[datetime, int | None, int | None, bytes | None, int | None, UUID | None]:
-    after_version = sa.bindparam("after_version", type_=sa.BigInteger)
-    position = sa.tuple_(after_version, sa.bindparam("after_id", type_=sa.Uuid))
+    position = sa.tuple_(sa.bindparam("after_version", type_=sa.BigInteger), sa.bindparam("after_id", type_=sa.Uuid))
     user = sa.select(col(User.epoch), col(User.revision)).where(col(User.user_id) == USER_ID).cte("counter")
-    # A user of version 1.0.0 has tasks and perhaps no counter.
+    # The last possible position. A user of version 1.0.0 has tasks and perhaps no counter.
     newest = sa.func.coalesce(sa.select(user.c.revision).scalar_subquery(), sa.literal_column(str(2**62)))
+    end = sa.tuple_(newest, sa.literal_column(f"CAST('{LAST_ID}' AS uuid)"))
     changed_at = (TASKS.c.revision, TASKS.c.id)
     tasks = sa.select(*_response_fields(TASKS.c), _rfc3339(TASKS.c.deleted_at))
-    tasks = tasks.where(IS_OWNER, newest > after_version, sa.tuple_(*changed_at) > position)
+    tasks = tasks.where(IS_OWNER, end > position, sa.tuple_(*changed_at) > position)
     tasks = tasks.order_by(*changed_at).limit(sa.bindparam("limit", type_=sa.BigInteger))
-    page = _limit_size(_rows_as_json(tasks, "version", "id"))
+    page = _limit_size(_select_json(tasks, "version", "id"))
     clock = sa.select(sa.func.now().label("now")).subquery("clock")
     rows = clock.outerjoin(user, sa.true()).outerjoin(page, sa.true())
     return _compile(
@@ -506,19 +509,19 @@ def _erase_user() -> Statement[int]:
 # ---- The JSON of a task ---------------------------------------------------------------------
 
 
-def _select_tasks(rows: sa.FromClause) -> sa.Select[bytes, int]:
-    """Select the JSON and the version of each of the rows, which have the columns of the table."""
+def _select_json_and_version(rows: sa.FromClause) -> sa.Select[bytes, int]:
+    """Select the JSON and the version of each row. `rows` is the table, or a CTE with its columns."""
     task = sa.select(*_response_fields(rows.c)).correlate(rows).lateral("task")
-    return sa.select(_row_as_json(task), rows.c.revision).select_from(rows.join(task, sa.true()))
+    return sa.select(_to_json(task), rows.c.revision).select_from(rows.join(task, sa.true()))
 
 
-def _rows_as_json(tasks: sa.Select[*tuple[Any, ...]], *names: str) -> sa.Select[bytes, *tuple[Any, ...]]:
+def _select_json(tasks: sa.Select[*tuple[Any, ...]], *names: str) -> sa.Select[bytes, *tuple[Any, ...]]:
     """Select the JSON of each of the rows, which have the fields of a response, and the fields of these names."""
     task = tasks.subquery("task")
-    return sa.select(_row_as_json(task), *(task.c[name] for name in names))
+    return sa.select(_to_json(task), *(task.c[name] for name in names))
 
 
-def _row_as_json(task: Any) -> sa.ColumnElement[bytes]:
+def _to_json(task: Any) -> sa.ColumnElement[bytes]:
     return _as_text(sa.func.row_to_json(task.table_valued())).label("json")
 
 
@@ -543,7 +546,7 @@ def _rfc3339(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
 
 
 def _at_utc(timestamp: Any) -> sa.ColumnElement[Any]:
-    """Return a timestamp with time zone as one without, or the other way round."""
+    """Return a `timestamptz` as a `timestamp` in UTC, or a `timestamp` in UTC as a `timestamptz`."""
     return sa.func.timezone("UTC", timestamp)
 
 
@@ -552,18 +555,19 @@ def _at_utc(timestamp: Any) -> sa.ColumnElement[Any]:
 DIALECT = PGDialect_psycopg2()  # type: ignore[no-untyped-call]
 
 
-def _compile(statement: sa.Select[*Columns], *, prepare: bool = True) -> Statement[*Columns]:
-    compiled = statement.compile(dialect=DIALECT)
+def _compile(select: sa.Select[*Columns], *, prepare: bool = True) -> Statement[*Columns]:
+    """Compile a statement with a placeholder for each parameter. `prepare` adds PREPARE and EXECUTE."""
+    compiled = select.compile(dialect=DIALECT)
     sql, types, placeholders = compiled.string, [], []
     for bind, parameter in compiled.bind_names.items():
         if bind.required:
             types.append(bind.type.compile(dialect=DIALECT))
             placeholders.append(f"%({parameter})s")
-        else:  # a constant, which the planner should know
+        else:  # a constant: PostgreSQL plans with its value
             sql = sql.replace(f"%({parameter})s", compiled.render_literal_value(bind.value, bind.type))
     if not prepare:
         return Statement(sql)
-    # A digest of the statement as its name: a session that has this name has this statement.
+    # A digest of the SQL: a prepared statement of this name is always this SQL.
     name = f"tasks_{blake2b(sql.encode(), digest_size=8).hexdigest()}"
     numbered = sql
     for number, placeholder in enumerate(placeholders, 1):

@@ -34,7 +34,9 @@ EXAMPLE_ID = "5b1d6c1e-8f0a-4c55-9d53-0c3d8f7b2a10"
 EXAMPLE_TIME = "2026-12-24T18:00:00.000000Z"
 
 
-# ---- Values ---------------------------------------------------------------------------------
+# ---- Field types ----------------------------------------------------------------------------
+# A PydanticCustomError becomes an entry in the `errors` of a 422 response. `MISSING` means that a field was not
+# sent: unlike None, `model_dump()` omits it.
 
 CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f"
 NO_CONTROL_CHARACTERS = rf"^[^{CONTROL_CHARACTERS}]*$"
@@ -178,9 +180,12 @@ Order = Annotated[
 
 # ---- Path and header parameters -------------------------------------------------------------
 
-USER_ID = r"^[^/\x00-\x1f\x7f-\x9f]+$"
+USER_ID_PATTERN = r"^[^/\x00-\x1f\x7f-\x9f]+$"
 UserId = Annotated[
-    str, Path(min_length=1, max_length=128, pattern=USER_ID, description="The owner of the tasks.", examples=["alice"])
+    str,
+    Path(
+        min_length=1, max_length=128, pattern=USER_ID_PATTERN, description="The owner of the tasks.", examples=["alice"]
+    ),
 ]
 TaskId = Annotated[UUID, Path(description="The id of the task.", examples=[EXAMPLE_ID])]
 
@@ -273,14 +278,14 @@ class Filters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_size(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if 6 * len(str(values)) > MAX_QUERY_LENGTH:  # URL encoding makes a string at most six times as long
+        if 6 * len(str(values)) > MAX_QUERY_LENGTH:  # most queries are short even if each character became six
             query = {name: value for name, value in values.items() if name != "cursor"}
             if len(urlencode(query, doseq=True)) > MAX_QUERY_LENGTH:
                 message = "Query should have at most {max_length} characters beside the cursor"
                 raise PydanticCustomError("query_too_long", message, {"max_length": f"{MAX_QUERY_LENGTH:,}"})
         return values
 
-    def filters(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the filters that are given, by name."""
         return self.model_dump(include=set(Filters.model_fields))
 
@@ -305,7 +310,7 @@ class ListQuery(Filters):
     )
 
     def encode_cursor(self, task: dict[str, Any], user_id: str) -> str:
-        """Return the cursor of the page that begins behind `task`, a task as in the response."""
+        """Return the cursor of the page that starts after `task`, a task as in the response."""
         position = json.dumps([task[self.sort.removeprefix("-")], task["id"]], ensure_ascii=False)
         return self._encode(position.encode(), user_id)
 
@@ -322,6 +327,14 @@ class ListQuery(Filters):
     def _encode(self, position: bytes, user_id: str) -> str:
         context = json.dumps([user_id, self.sort, self.model_dump_json(include=set(Filters.model_fields))])
         return base64.urlsafe_b64encode(_checksum(context, position) + position).rstrip(b"=").decode()
+
+
+class EraseQuery(BaseModel):
+    """The query of an erasure. A request that was meant for something else does not have it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    confirm: str = Field(description="The `user_id` of the path once more.", examples=["alice"])
 
 
 class ChangesQuery(BaseModel):
@@ -442,9 +455,8 @@ def _reject_null(value: object) -> object:
 
 OptionalCompletion = Annotated[Completion | SkipJsonSchema[None], BeforeValidator(_reject_null)]
 WRITABLE_FIELDS = [name for name in TaskPatch.model_fields if name not in ReadOnlyFields.model_fields]
-NonEmptyTaskPatch = Annotated[
-    TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in WRITABLE_FIELDS]})
-]
+# OpenAPI: at least one field. The endpoint checks it.
+BulkPatch = Annotated[TaskPatch, Body(json_schema_extra={"anyOf": [{"required": [name]} for name in WRITABLE_FIELDS]})]
 
 
 # ---- Responses ------------------------------------------------------------------------------
@@ -505,13 +517,13 @@ class Deleted(BaseModel):
 class PriorityCounts(BaseModel):
     """The number of tasks of each priority."""
 
-    low: int = Field(description="Low.", examples=[1])
-    medium: int = Field(description="Medium.", examples=[9])
-    high: int = Field(description="High.", examples=[2])
+    low: int = Field(description="Tasks of priority `low`.", examples=[1])
+    medium: int = Field(description="Tasks of priority `medium`.", examples=[9])
+    high: int = Field(description="Tasks of priority `high`.", examples=[2])
 
 
 class Summary(BaseModel):
-    """The numbers of a user's tasks."""
+    """The counts of a user's tasks."""
 
     user_id: str = Field(description="The owner of the tasks.", examples=["alice"])
     total: int = Field(description="All tasks.", examples=[12])
@@ -528,7 +540,7 @@ class Summary(BaseModel):
 class Problem(BaseModel):
     """An error, as in RFC 9457, section 3.1."""
 
-    type: str = Field(description="Always about:blank: the status is the type.", examples=["about:blank"])
+    type: str = Field(description="Always `about:blank`: `status` tells errors apart.", examples=["about:blank"])
     title: str = Field(description="The name of the status.", examples=["Not Found"])
     status: int = Field(description="The HTTP status.", examples=[404])
     detail: str = Field(description="What is wrong, for people.", examples=["There is no such task."])

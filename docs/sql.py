@@ -16,13 +16,16 @@ psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
 INTRODUCTION = """# The SQL statements
 
-For readers of `queries.py`, and for operators who read PostgreSQL's log. Each statement is shown as
-PostgreSQL receives it, with example values; only the line breaks differ. `make sql` writes this page.
+For readers of `queries.py`, and for operators who read PostgreSQL's log. Each statement is shown with example
+values, and with line breaks of this page. `make sql` writes this page.
 
-- On a direct connection a frequent statement is prepared first: `PREPARE tasks_… AS …; EXECUTE tasks_…(…)`
-  in one message, and `EXECUTE` alone afterwards. Its name is a digest of the statement.
-- In front of a statement, in the same message, `statement_timeout` is set where it has changed.
-- A filter, a sort, `total=true` and `If-Match` each add the part that is shown here and no other.
+- Through a pooler in transaction mode, PostgreSQL receives the statements in this form.
+- On a connection without a pooler, a frequent statement is prepared once: the first message is
+  `PREPARE tasks_… AS …; EXECUTE tasks_…(…)`, later ones are `EXECUTE` alone. The name is a digest of the statement.
+- `SET … statement_timeout` precedes a statement in the same message when the timeout has changed, and always
+  through a pooler.
+- Each filter, sort and option adds the part that is shown here. `LIMIT 21` is for a page of 20: one more row shows
+  whether there is a next page.
 """
 USER: Any = "alice"
 TASK = UUID(EXAMPLE_ID)
@@ -47,10 +50,10 @@ EXAMPLES: dict[str, queries.Query[*tuple[Any, ...]]] = {
     "Restore a task": queries.restore_task(**ONE),
     "List tasks": queries.list_tasks(**LIST, sort="-created_at", filters={}),
     "List tasks, with all filters": queries.list_tasks(**LIST, sort="-created_at", filters=ALL_FILTERS),
-    "List tasks, the next page of a sort by due date, with total": queries.list_tasks(
+    "List tasks: second page, sorted by due date, with total": queries.list_tasks(
         **LIST, sort="due_date", filters={}, after=(EXAMPLE_TIME, TASK), total=True
     ),
-    "List tasks, more than 100": queries.list_tasks(**LIST | {"limit": 1001}, sort="title", filters={}),
+    "List tasks, with a limit over 100": queries.list_tasks(**LIST | {"limit": 1001}, sort="title", filters={}),
     "Update all tasks that match": queries.update_tasks(USER, fields={"completed": True}, filters={"completed": False}),
     "Delete all tasks that match": queries.delete_tasks(USER, filters={"completed": True}),
     "Read the summary": queries.read_summary(USER),

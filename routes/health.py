@@ -5,12 +5,12 @@ from fastapi.responses import RedirectResponse
 
 import queries
 from errors import problem_responses
-from routes import ROUTER, fetch
+from routes import ROUTER_OPTIONS, fetch
 from routing import DirectRouter, JSONBytes
 from schemas import Health
 
 TAG = {"name": "health", "description": "Whether the service and its database are up."}
-router = DirectRouter(tags=[TAG["name"]], **ROUTER)
+router = DirectRouter(tags=[TAG["name"]], **ROUTER_OPTIONS)
 
 
 @router.get("/", include_in_schema=False)
@@ -23,7 +23,7 @@ async def root(request: Request) -> Response:
 async def health() -> Response:
     """Report that the process is up.
 
-    It does not use the database, so a probe never keeps a serverless database awake.
+    It does not query the database, so a health check does not wake a suspended one.
     """
     return JSONBytes(b'{"status": "ok"}')
 

@@ -14,12 +14,12 @@ import errors
 import queries
 import schemas
 from errors import problem_responses, response_headers
-from routes import API_ROUTER, conditional_response, fetch, fit_page, get_tasks_url
+from routes import API_ROUTER_OPTIONS, conditional_response, fetch, fit_page, get_tasks_url
 from routing import DirectRouter, JSONBytes
 from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
 TAG = {"name": "tasks", "description": "A user's tasks, single and in bulk."}
-router = DirectRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
+router = DirectRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER_OPTIONS)
 
 WRITE_RESPONSES = response_headers(200, "ETag") | problem_responses(404, 412)
 CREATED_BY_PUT: errors.Responses = {
@@ -38,7 +38,7 @@ CREATED_BY_PUT: errors.Responses = {
 async def list_tasks(
     request: Request,
     user_id: UserId,
-    query: Annotated[schemas.ListQuery, Query()],
+    parameters: Annotated[schemas.ListQuery, Query()],
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """List the user's tasks, newest first, one page at a time.
@@ -47,23 +47,23 @@ async def list_tasks(
     task once, even while other tasks are added or removed.
     """
     tasks_url = get_tasks_url(request, user_id)
-    statement = queries.list_tasks(
+    query = queries.list_tasks(
         user_id,
         tasks_url=tasks_url,
-        sort=query.sort,
-        filters=query.filters(),
-        after=_decode_cursor(query, user_id),
-        limit=query.limit + 1,  # one more than the page: is there a next page?
-        total=query.total,
+        sort=parameters.sort,
+        filters=parameters.to_dict(),
+        after=_decode_cursor(parameters, user_id),
+        limit=parameters.limit + 1,  # one more row shows whether there is a next page
+        total=parameters.total,
     )
-    rows = await fetch(request, statement)
-    page = fit_page([task for task, _ in rows[: query.limit] if task is not None], envelope=len(b"[]"))
+    rows = await fetch(request, query)
+    page = fit_page([task for task, _ in rows[: parameters.limit] if task is not None], envelope=len(b"[]"))
     body = b"[%b]" % b",".join(page)
     headers = []
-    if query.total:
+    if parameters.total:
         headers.append((b"x-total-count", f"{rows[0][1]}".encode()))
     if page and len(rows) > len(page):
-        headers.append((b"link", _next_link(request, query, tasks_url, json.loads(page[-1]), user_id)))
+        headers.append((b"link", _next_link(request, parameters, tasks_url, json.loads(page[-1]), user_id)))
     etag = hashlib.sha256(body, usedforsecurity=False).hexdigest()[:32]
     return conditional_response(if_none_match, body, etag, *headers)
 
@@ -86,10 +86,10 @@ async def create_task(
     task_id = uuid4() if idempotency_key is None else _uuid_digest(user_id, idempotency_key)
     fingerprint = None if idempotency_key is None else _uuid_digest(body.model_dump_json())
     tasks_url = get_tasks_url(request, user_id)
-    statement = queries.create_task(
+    query = queries.create_task(
         user_id, task_id, tasks_url=tasks_url, fields=body.model_dump(mode="json"), fingerprint=fingerprint
     )
-    [(task, version, is_new, found_fingerprint, is_deleted)] = await fetch(request, statement)
+    [(task, version, is_new, found_fingerprint, is_deleted)] = await fetch(request, query)
     if found_fingerprint != fingerprint:
         where = ("header", "idempotency-key")
         raise errors.validation_error(where, "The key was already used with another body", "idempotency_key_reused")
@@ -116,7 +116,7 @@ async def complete_task(
     body: schemas.OptionalCompletion = None,
     if_match: IfMatch = None,
 ) -> Response:
-    """Toggle `completed` when there is no body, or set it to the value in the body, which is safe to repeat."""
+    """Toggle `completed`. With a body, set it to the value there: such a request is safe to repeat."""
     if body is not None:
         return await _update_fields(request, user_id, task_id, body.model_dump(mode="json"), if_match)
     tasks_url, versions = get_tasks_url(request, user_id), _parse_if_match(if_match)
@@ -160,14 +160,14 @@ async def replace_task(
     if task_id.version != 4:
         raise errors.validation_error(("path", "task_id"), "Input should be a UUID of version 4", "uuid_version")
     fingerprint = _uuid_digest("PUT", body.model_dump_json())
-    statement = queries.create_task(
+    query = queries.create_task(
         user_id,
         task_id,
         tasks_url=get_tasks_url(request, user_id),
         fields=body.model_dump(mode="json"),
         fingerprint=fingerprint,
     )
-    [(task, version, is_new, found_fingerprint, is_deleted)] = await fetch(request, statement)
+    [(task, version, is_new, found_fingerprint, is_deleted)] = await fetch(request, query)
     if found_fingerprint != fingerprint and not is_deleted:
         raise HTTPException(412, "The task exists already.")
     return _created_response(task, version, is_new, is_deleted)
@@ -176,10 +176,10 @@ async def replace_task(
 @router.delete("/{task_id}", response_model=schemas.Task, responses=problem_responses(404, 412))
 async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_match: IfMatch = None) -> Response:
     """Delete a task. For 30 days it can be restored."""
-    statement = queries.delete_task(
+    query = queries.delete_task(
         user_id, task_id, tasks_url=get_tasks_url(request, user_id), versions=_parse_if_match(if_match)
     )
-    return _task_response(await fetch(request, statement), etag=False)
+    return _task_response(await fetch(request, query), etag=False)
 
 
 @router.post(
@@ -187,8 +187,8 @@ async def delete_task(request: Request, user_id: UserId, task_id: TaskId, if_mat
 )
 async def restore_task(request: Request, user_id: UserId, task_id: TaskId) -> Response:
     """Restore a task that was deleted in the last 30 days. A task that is not deleted is left unchanged."""
-    statement = queries.restore_task(user_id, task_id, tasks_url=get_tasks_url(request, user_id))
-    return _task_response([*await fetch(request, statement)])
+    query = queries.restore_task(user_id, task_id, tasks_url=get_tasks_url(request, user_id))
+    return _task_response([*await fetch(request, query)])
 
 
 # ---- Bulk -----------------------------------------------------------------------------------
@@ -196,13 +196,13 @@ async def restore_task(request: Request, user_id: UserId, task_id: TaskId) -> Re
 
 @router.patch("", response_model=schemas.Updated)
 async def update_tasks(
-    request: Request, user_id: UserId, filters: Annotated[schemas.BulkFilters, Query()], body: schemas.NonEmptyTaskPatch
+    request: Request, user_id: UserId, filters: Annotated[schemas.BulkFilters, Query()], body: schemas.BulkPatch
 ) -> Response:
-    """Change all tasks that match the filters ("toggle all"). At least one field must be sent."""
+    """Change all tasks that match the filters ("complete all"). At least one field must be sent."""
     fields = body.model_dump(mode="json")
     if not fields:
         raise errors.validation_error(("body",), "Input should have at least one field", "nothing_to_change")
-    [(count,)] = await fetch(request, queries.update_tasks(user_id, fields=fields, filters=filters.filters()))
+    [(count,)] = await fetch(request, queries.update_tasks(user_id, fields=fields, filters=filters.to_dict()))
     return JSONBytes(b'{"updated": %d}' % count)
 
 
@@ -212,7 +212,7 @@ async def delete_tasks(request: Request, user_id: UserId, filters: Annotated[sch
 
     For 30 days each can be restored.
     """
-    [(count,)] = await fetch(request, queries.delete_tasks(user_id, filters=filters.filters()))
+    [(count,)] = await fetch(request, queries.delete_tasks(user_id, filters=filters.to_dict()))
     return JSONBytes(b'{"deleted": %d}' % count)
 
 
@@ -223,23 +223,27 @@ async def _update_fields(
     request: Request, user_id: str, task_id: UUID, fields: dict[str, Any], if_match: str | None
 ) -> Response:
     tasks_url, versions = get_tasks_url(request, user_id), _parse_if_match(if_match)
-    statement = queries.update_task(user_id, task_id, tasks_url=tasks_url, fields=fields, versions=versions)
-    return _task_response(await fetch(request, statement))
+    query = queries.update_task(user_id, task_id, tasks_url=tasks_url, fields=fields, versions=versions)
+    return _task_response(await fetch(request, query))
 
 
-ETAGS = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
+# An ETag of this service in a comma-separated list.
+ETAG_IN_LIST = re.compile(r'(?:^|,)\s*(?:W/)?"(0|[1-9]\d{0,17})"(?=\s*(?:,|$))')
 
 
 def _parse_if_match(if_match: str | None) -> list[int] | None:
-    """Return the versions in `If-Match`, or None when it matches any version (RFC 9110, section 13.1.1)."""
+    """Return the versions in `If-Match`, or None when it matches any version (RFC 9110, section 13.1.1).
+
+    A header without a valid ETag has no versions, so that it matches none.
+    """
     if if_match is None or if_match.strip() == "*":
         return None
     # A weak ETag (`W/`) counts too: a proxy that compresses the response makes it weak.
-    return [int(version) for version in ETAGS.findall(if_match)]
+    return [int(version) for version in ETAG_IN_LIST.findall(if_match)]
 
 
 def _task_response(rows: list[tuple[bytes | None, int | None]], *, etag: bool = True) -> Response:
-    """Return the written task. Raises HTTPException: 404 when there is none, 412 when its version is another."""
+    """Return the written task. Raises HTTPException: 404 without a task, 412 for another version."""
     if not rows:
         raise errors.not_found()
     [(task, version)] = rows
@@ -263,18 +267,20 @@ def _uuid_digest(*parts: str) -> UUID:
     return UUID(bytes=hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest(), version=4)
 
 
-def _decode_cursor(query: schemas.ListQuery, user_id: str) -> tuple[Any, UUID] | None:
-    if query.cursor is None:
+def _decode_cursor(parameters: schemas.ListQuery, user_id: str) -> tuple[Any, UUID] | None:
+    if parameters.cursor is None:
         return None
     try:
-        return query.decode_cursor(user_id)
+        return parameters.decode_cursor(user_id)
     except ValueError:
         raise errors.validation_error(("query", "cursor"), "Cursor does not belong to this list", "cursor") from None
 
 
-def _next_link(request: Request, query: schemas.ListQuery, tasks_url: str, last: dict[str, Any], user_id: str) -> bytes:
+def _next_link(
+    request: Request, parameters: schemas.ListQuery, tasks_url: str, last: dict[str, Any], user_id: str
+) -> bytes:
     """Return the value of `Link` for the page that follows the task `last` (RFC 8288)."""
     query_string = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    parameters = [(name, value) for name, value in query_string if name != "cursor"]
-    parameters.append(("cursor", query.encode_cursor(last, user_id)))
-    return f'<{tasks_url[:-1]}?{urlencode(parameters)}>; rel="next"'.encode()
+    next_page = [(name, value) for name, value in query_string if name != "cursor"]
+    next_page.append(("cursor", parameters.encode_cursor(last, user_id)))
+    return f'<{tasks_url[:-1]}?{urlencode(next_page)}>; rel="next"'.encode()

@@ -10,12 +10,12 @@ from starlette.exceptions import HTTPException
 import errors
 import queries
 from errors import problem_responses, response_headers
-from routes import API_ROUTER, conditional_response, fetch, fit_page, get_tasks_url
+from routes import API_ROUTER_OPTIONS, conditional_response, fetch, fit_page, get_tasks_url
 from routing import DirectRouter, JSONBytes
-from schemas import Changes, ChangesCursor, ChangesQuery, Deleted, IfNoneMatch, Summary, UserId
+from schemas import Changes, ChangesCursor, ChangesQuery, Deleted, EraseQuery, IfNoneMatch, Summary, UserId
 
 TAG = {"name": "users", "description": "A user as a whole."}
-router = DirectRouter(prefix="/api/{user_id}", tags=[TAG["name"]], **API_ROUTER)
+router = DirectRouter(prefix="/api/{user_id}", tags=[TAG["name"]], **API_ROUTER_OPTIONS)
 
 
 @router.get("", response_model=Summary)
@@ -26,13 +26,9 @@ async def read_summary(request: Request, user_id: UserId) -> Response:
 
 
 @router.delete("", response_model=Deleted)
-async def erase_user(
-    request: Request,
-    user_id: UserId,
-    confirm: Annotated[str, Query(description="The `user_id` once more.", examples=["alice"])],
-) -> Response:
+async def erase_user(request: Request, user_id: UserId, parameters: Annotated[EraseQuery, Query()]) -> Response:
     """Remove everything that the service keeps of a user, deleted tasks included. It cannot be restored."""
-    if confirm != user_id:
+    if parameters.confirm != user_id:
         raise errors.validation_error(("query", "confirm"), "Input should be the user_id of the path", "confirm")
     [(count,)] = await fetch(request, queries.erase_user(user_id))
     return JSONBytes(b'{"deleted": %d}' % count)
@@ -48,34 +44,34 @@ UPGRADE_PERIOD = timedelta(days=1)
 
 @router.get("/changes", response_model=Changes, responses=response_headers(200, "ETag") | problem_responses(304, 410))
 async def list_changes(
-    request: Request, user_id: UserId, query: Annotated[ChangesQuery, Query()], if_none_match: IfNoneMatch = None
+    request: Request, user_id: UserId, parameters: Annotated[ChangesQuery, Query()], if_none_match: IfNoneMatch = None
 ) -> Response:
     """List the tasks that were created, changed or deleted since a cursor, for a client that keeps a copy.
 
     A client that begins without a cursor, replaces or removes its copy of each task, and goes on with each new
     cursor until `more` is false, has exactly the tasks of one moment, which is not before its last request.
     """
-    since = _decode_cursor(query, user_id)
-    statement = queries.list_changes(
+    since = _decode_cursor(parameters, user_id)
+    query = queries.list_changes(
         user_id,
         tasks_url=get_tasks_url(request, user_id),
         after=(since.version, since.task_id),
-        limit=query.limit + 1,  # one more than the page: are there more changes?
+        limit=parameters.limit + 1,  # one more than the page: are there more changes?
     )
-    rows = await fetch(request, statement)
+    rows = await fetch(request, query)
     now, epoch, newest, *_ = rows[0]
-    if query.since is not None:
+    if parameters.since is not None:
         _check_cursor(since, now, epoch, newest, request.app.state.upgraded_at)
     changes = [(task, version, id_) for *_, task, version, id_ in rows if task and version is not None and id_]
-    page = fit_page([task for task, *_ in changes[: query.limit]], envelope=ENVELOPE_SIZE)
+    page = fit_page([task for task, *_ in changes[: parameters.limit]], envelope=ENVELOPE_SIZE)
     more = len(changes) > len(page)
     cursor = since._replace(epoch=epoch or 0)
     if page:
         _, version, task_id = changes[len(page) - 1]
-        cursor = cursor._replace(version=version, task_id=task_id)
+        cursor = cursor._replace(version=version, task_id=task_id if more else queries.LAST_ID)
     # A client in the middle of the changes is no more up to date than before them.
-    is_idle = query.since is not None and not page
-    if query.since is None or (page and not more) or (is_idle and now - since.complete_at > CURSOR_RENEWAL):
+    is_idle = parameters.since is not None and not page
+    if parameters.since is None or (page and not more) or (is_idle and now - since.complete_at > CURSOR_RENEWAL):
         cursor = cursor._replace(complete_at=now)
         if is_idle:
             if_none_match = None  # the client needs the new cursor
@@ -84,11 +80,11 @@ async def list_changes(
     return conditional_response(if_none_match, body, etag)
 
 
-def _decode_cursor(query: ChangesQuery, user_id: str) -> ChangesCursor:
-    if query.since is None:
+def _decode_cursor(parameters: ChangesQuery, user_id: str) -> ChangesCursor:
+    if parameters.since is None:
         return ChangesCursor.beginning()
     try:
-        return ChangesCursor.decode(query.since, user_id)
+        return ChangesCursor.decode(parameters.since, user_id)
     except ValueError:
         raise errors.validation_error(("query", "since"), "Cursor does not belong to this user", "cursor") from None
 

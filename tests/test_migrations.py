@@ -28,6 +28,7 @@ def test_the_newest_schema_has_the_names_of_the_models(empty_database: str) -> N
         "task_users_user_id_length",
         "tasks",
         "tasks_completed_at_when_completed",
+        "tasks_changes_idx",
         "tasks_deleted_idx",
         "tasks_description_length",
         "tasks_list_idx",

@@ -22,6 +22,7 @@ from uvicorn.main import main as uvicorn
 import errors
 import schemas
 from main import app
+from middleware import ProblemCORSMiddleware
 from settings import Settings, load_settings
 from tests import SETTINGS
 from tests.servers import HERE, postgres_of, service
@@ -32,7 +33,7 @@ CONTRIBUTING = (HERE / "docs/contributing.md").read_text()
 MAKEFILE = (HERE / "Makefile").read_text()
 PAGES = [HERE / "README.md", HERE / "CHANGELOG.md", *sorted(HERE.glob("docs/*.md")), HERE / "benchmarks/README.md"]
 
-LISTING = "Filtering, sorting and pages"
+LISTING = "Filtering, sorting and pagination"
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -92,7 +93,7 @@ def test_the_pages_of_the_api_documentation_exist(client: TestClient) -> None:
 
 
 def test_the_fields_of_a_task_are_in_response_order() -> None:
-    rows = table(section("Endpoints").partition("\nA task:\n")[2])
+    rows = table(section("Endpoints").partition("\n### Task fields\n")[2])
     assert [name for names, *_ in rows for name in words(names)] == list(schemas.Task.model_fields)
 
 
@@ -108,7 +109,7 @@ def on_create(name: str) -> str:
 
 def test_each_field_has_its_type_default_and_limits() -> None:
     properties = app.openapi()["components"]["schemas"]["Task"]["properties"]
-    for names, kind, default, rules in table(section("Endpoints").partition("\nA task:\n")[2]):
+    for names, kind, default, rules in table(section("Endpoints").partition("\n### Task fields\n")[2]):
         for name in words(names):
             kinds = properties[name].get("anyOf", [properties[name]])
             assert (" or null" in kind) is ({"type": "null"} in kinds), name
@@ -137,7 +138,7 @@ def test_the_list_parameters_and_their_values_are_complete() -> None:
     assert {first, second} == {"priority", "tag"}
 
 
-def test_the_example_of_the_counts_is_valid() -> None:
+def test_the_example_of_the_summary_is_valid() -> None:
     (text,) = [block for language, block in BLOCK.findall(section("Endpoints")) if language == "json"]
     summary: dict[str, Any] = json.loads(text)
     schemas.Summary.model_validate(summary, strict=True)
@@ -149,7 +150,7 @@ def test_the_example_of_the_counts_is_valid() -> None:
 def test_the_errors_have_the_descriptions_of_openapi() -> None:
     stated = {int(status): re.split("[;,]", meaning)[0].lower() for status, meaning in table(section("Errors"))}
     declared = {status: text.lower() for status, (_, text) in errors.RESPONSES.items() if status >= 400}
-    assert sorted(stated) == sorted(declared | {405: "", 431: ""})  # which no operation declares
+    assert sorted(stated) == sorted(declared | {400: "", 405: "", 431: ""})  # which no operation declares
     assert {status: text for status, text in declared.items() if stated[status] not in text} == {}
 
 
@@ -277,6 +278,16 @@ def test_the_shown_env_local_files_are_valid(tmp_path: Path, monkeypatch: pytest
     assert loaded.requires_tokens
     assert f"DATABASE_URL={loaded.database_url.get_secret_value()}" == neon
     assert better_auth.count("\n") == 4
+
+
+def test_the_headers_that_cors_allows_are_complete() -> None:
+    [cors] = [one.kwargs for one in app.user_middleware if one.cls is ProblemCORSMiddleware]
+    text = section("Configuration").partition("\n### CORS\n")[2]
+    for name, start in (
+        ("allow_headers", "- Allowed request headers:"),
+        ("expose_headers", "- Exposed response headers:"),
+    ):
+        assert words(text.partition(start)[2].partition("\n- ")[0]) == cors[name]
 
 
 # ---- The other pages, and the commands ------------------------------------------------------

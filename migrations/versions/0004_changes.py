@@ -33,6 +33,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("deleted_at IS NULL"),
         if_not_exists=True,
     )
+    op.create_index("tasks_changes_idx", "tasks", ["user_id", "revision", "id"], if_not_exists=True)
     op.create_index(
         "tasks_deleted_idx",
         "tasks",
@@ -47,6 +48,7 @@ def downgrade() -> None:
     op.create_index("tasks_user_id_created_at_id_idx", "tasks", ["user_id", "created_at", "id"])
     op.execute("DELETE FROM tasks WHERE deleted_at IS NOT NULL")
     op.drop_index("tasks_deleted_idx", "tasks")
+    op.drop_index("tasks_changes_idx", "tasks")
     op.drop_index("tasks_list_idx", "tasks")
     op.drop_column("tasks", "revision")
     op.drop_column("tasks", "extra")
