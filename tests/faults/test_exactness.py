@@ -23,6 +23,7 @@ from tests.faults.helpers import locked, wait_until
 from tests.faults.pgbouncer import PgBouncer
 from tests.faults.postgres import Postgres
 from tests.faults.wire import Client, Response
+from tests.helpers import until
 from tests.servers import Service, service
 
 RUNS = int(os.environ.get("EXACTNESS_RUNS", "1"))
@@ -469,6 +470,12 @@ class Load:
                 end_of_writing.set()
             end_of_following.set()
         await asyncio.to_thread(self._wait_for_late_writes)
+        for user in self.users:  # the newest version is that of many tasks, which a client reads in several pages
+            for number in range(SHARED):
+                path = f"/api/{user}/tasks/{shared_id(user, number)}/restore"
+                assert (await connection.send_until_known("POST", path)).status == 200
+            response = await connection.send_until_known("PATCH", f"/api/{user}/tasks?tag=shared", {"order": 1})
+            assert response.json() == {"updated": SHARED}
 
         differing: Counter[str] = Counter()
         for user in self.users:
@@ -573,8 +580,7 @@ async def write_anything(url: str, user: str, end: asyncio.Event, statuses: Coun
         if_match: dict[str, str] = {}
         if random.random() < 0.5:
             response = await client.send("GET", task)
-            if response.status == 200:
-                if_match["if_match"] = response.headers["etag"]
+            if_match["if_match"] = response.headers.get("etag", '"1"')
         kind, method, path, content, headers = random.choice(
             [
                 ("create", "POST", tasks, body, {}),
@@ -621,13 +627,13 @@ def test_no_mix_of_writes_of_one_user_deadlocks(postgres: Postgres, user: str, e
                     write = erase if number < erasers else write_anything
                     clients.create_task(write(urls[number % 2], user, end, statuses))
                 await asyncio.sleep(SECONDS)
+                await until(lambda: {kind for kind, _ in statuses} >= MIX)  # on a slow machine
                 end.set()
 
         asyncio.run(asyncio.wait_for(scenario(), 60))
         assert "deadlock detected" not in postgres.log()
     print(sorted(statuses.items()))
     assert {status for _, status in statuses} <= {200, 201, 404, 410, 412}
-    assert {kind for kind, _ in statuses} >= MIX, "a kind of write is missing"
 
 
 def test_the_removal_of_old_tasks_at_start_up_waits_for_no_write(postgres: Postgres, user: str) -> None:
