@@ -147,6 +147,17 @@ class Follower:
             await asyncio.sleep(0.01)
 
 
+async def list_all(connection: Connection, user: str) -> dict[str, Task]:
+    """Return all tasks of the user, by id."""
+    path, tasks = f"/api/{user}/tasks", dict[str, Task]()
+    while path:
+        response = await connection.send_until_known("GET", path)
+        tasks |= {task["id"]: task for task in response.json()}
+        link = response.headers.get("link", "")
+        path = link.partition(">")[0].removeprefix("<http://tasks")
+    return tasks
+
+
 # What a writer knows of one of its tasks: the values of its fields, or None when it has deleted the task.
 FIELDS = ("title", "description", "completed", "priority", "tags", "due_date", "order", "extra")
 
@@ -365,10 +376,10 @@ def shared_id(user: str, number: int) -> str:
 class Holder:
     """Sessions that hold commits of a user back: by a lock, or by a write in a transaction that commits late."""
 
-    def __init__(self, dsn: str, user: str) -> None:
+    def __init__(self, dsn: str, user: str, counts: Counter[str]) -> None:
         self._dsn, self._user = dsn, user
         self._ended = False
-        self.counts: Counter[str] = Counter()
+        self._counts = counts
         self.created: set[str] = set()  # ids
 
     async def hold(self, end: asyncio.Event) -> None:
@@ -392,7 +403,7 @@ class Holder:
                     connection.rollback()
                 else:
                     connection.commit()
-                    self.counts[kind] += 1
+                    self._counts[f"held back: {kind}"] += 1
                     if kind == "create":
                         self.created.add(str(new_id))
                 time.sleep(random.uniform(0, MAX_HOLD))
@@ -417,6 +428,13 @@ class Holder:
             case _:
                 query = queries.update_tasks(user, fields={"order": -1}, filters={"tag": ["shared"]})
         return query.statement.sql, query.values
+
+
+WRITES = {
+    "create", "create with key", "create with id", "update", "replace", "toggle", "delete", "restore", "PATCH many",
+    "DELETE many", "shared",
+}  # fmt: skip
+HELD_BACK = {f"held back: {kind}" for kind in ("tasks", "counter", "create", "toggle", "restore", "update many")}
 
 
 @dataclass
@@ -444,7 +462,7 @@ class Load:
     async def _run(self, faults: Callable[[], Awaitable[None]]) -> Counter[str]:
         followers = {user: Follower(self.connect(), user) for user in self.users}
         sleepers = {user: Follower(self.connect(), user) for user in self.users}
-        holders = {user: Holder(self.dsn, user) for user in self.users}
+        holders = {user: Holder(self.dsn, user, self.counts) for user in self.users}
         writers = {
             user: [Writer(self.connect(), user, number, self.counts) for number in range(WRITERS)]
             for user in self.users
@@ -467,6 +485,7 @@ class Load:
                     for writer in writers[user]:
                         writing.create_task(writer.write(end_of_writing))
                 await faults()
+                await until(lambda: self.counts.keys() >= WRITES | HELD_BACK)  # on a slow machine
                 end_of_writing.set()
             end_of_following.set()
         await asyncio.to_thread(self._wait_for_late_writes)
@@ -479,7 +498,7 @@ class Load:
 
         differing: Counter[str] = Counter()
         for user in self.users:
-            tasks, versions = await self._list(connection, user), self._versions(user)
+            tasks, versions = await list_all(connection, user), self._versions(user)
             clients = {"follower": followers[user], "sleeper": sleepers[user], "new": Follower(self.connect(), user)}
             for kind, client in clients.items():
                 await client.catch_up()
@@ -487,7 +506,6 @@ class Load:
                 differing[kind] += sum(tasks.get(key) != client.tasks.get(key) for key in keys)
             lost = [task_id for writer in writers[user] for task_id in writer.lost_writes(tasks, versions)]
             differing["lost writes"] += len(lost) + len(holders[user].created - tasks.keys())
-            self.counts.update({f"held back: {kind}": number for kind, number in holders[user].counts.items()})
             self.counts["tasks"] += len(versions)
         return differing
 
@@ -505,29 +523,6 @@ class Load:
         rows = self._fetch("SELECT id::text, revision, deleted_at IS NOT NULL FROM tasks WHERE user_id = %s", user)
         return {task_id: (version, is_deleted) for task_id, version, is_deleted in rows}
 
-    async def _list(self, connection: Connection, user: str) -> dict[str, Task]:
-        path, tasks = f"/api/{user}/tasks", dict[str, Task]()
-        while path:
-            response = await connection.send_until_known("GET", path)
-            tasks |= {task["id"]: task for task in response.json()}
-            link = response.headers.get("link", "")
-            path = link.partition(">")[0].removeprefix("<http://tasks")
-        return tasks
-
-
-def check_load(load: Load, differing: Counter[str], kinds: set[str]) -> None:
-    """Assert that no task differs, and that every kind of write has been acknowledged."""
-    print(dict(differing), dict(load.counts))
-    assert kinds <= load.counts.keys(), load.counts
-    assert not differing.total(), differing
-
-
-WRITES = {
-    "create", "create with key", "create with id", "update", "replace", "toggle", "delete", "restore", "PATCH many",
-    "DELETE many", "shared",
-}  # fmt: skip
-HELD_BACK = {f"held back: {kind}" for kind in ("tasks", "counter", "create", "toggle", "restore", "update many")}
-
 
 @pytest.mark.parametrize("run", range(RUNS))
 def test_copies_are_exact_after_crashes_and_late_commits(postgres: Postgres, run: int) -> None:  # noqa: ARG001
@@ -544,7 +539,8 @@ def test_copies_are_exact_after_crashes_and_late_commits(postgres: Postgres, run
 
         load = Load(services, postgres.dsn())
         differing = asyncio.run(asyncio.wait_for(load.run(faults), 90))
-    check_load(load, differing, WRITES | HELD_BACK)
+    print(dict(differing), dict(load.counts))
+    assert not differing.total()
 
 
 def test_copies_are_exact_through_a_pooler_in_transaction_mode() -> None:
@@ -559,7 +555,8 @@ def test_copies_are_exact_through_a_pooler_in_transaction_mode() -> None:
 
             load = Load(services, postgres.dsn())
             differing = asyncio.run(asyncio.wait_for(load.run(faults), 60))
-        check_load(load, differing, WRITES | HELD_BACK)
+        print(dict(differing), dict(load.counts))
+        assert not differing.total()
 
 
 # ---- Deadlocks ------------------------------------------------------------------------------
@@ -621,14 +618,19 @@ def test_no_mix_of_writes_of_one_user_deadlocks(postgres: Postgres, user: str, e
         urls = [process.url for process in services.processes]
 
         async def scenario() -> None:
-            end = asyncio.Event()
+            connection, end = Connection(services), asyncio.Event()
+            follower = Follower(connection, user)
             async with asyncio.TaskGroup() as clients:
+                clients.create_task(follower.follow(end))
                 for number in range(CONNECTIONS):
                     write = erase if number < erasers else write_anything
                     clients.create_task(write(urls[number % 2], user, end, statuses))
                 await asyncio.sleep(SECONDS)
                 await until(lambda: {kind for kind, _ in statuses} >= MIX)  # on a slow machine
                 end.set()
+            await follower.catch_up()
+            assert follower.tasks == await list_all(connection, user)
+            connection.close()
 
         asyncio.run(asyncio.wait_for(scenario(), 60))
         assert "deadlock detected" not in postgres.log()
