@@ -713,7 +713,12 @@ def _purge(connection: connection) -> None:
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = '{STARTUP_TIMEOUT}s'")
-            cursor.execute("DELETE FROM tasks WHERE deleted_at < now() - make_interval(days => %s)", [KEPT_DAYS + 1])
+            # SKIP LOCKED: a write that removes the same tasks in another order would deadlock.
+            cursor.execute(
+                "DELETE FROM tasks USING (SELECT user_id, id FROM tasks WHERE deleted_at < now() - make_interval("
+                "days => %s) FOR UPDATE SKIP LOCKED) AS old WHERE tasks.user_id = old.user_id AND tasks.id = old.id",
+                [KEPT_DAYS + 1],
+            )
     except psycopg2.Error as error:  # a read-only database, say: the next start tries again
         logger.warning("Tasks that were deleted long ago could not be removed: %s", _one_line(error))
 
