@@ -440,7 +440,7 @@ def _read_summary() -> Statement[bytes]:
         return sa.func.count().filter(condition)
 
     tag = sa.func.unnest(TASKS.c.tags).label("tag")
-    counted = sa.select(tag, sa.func.count().label("n")).where(IS_OWNER).group_by(tag).subquery("counted")
+    counted = sa.select(tag, sa.func.count().label("n")).where(IS_OWNER, IS_LIVING).group_by(tag).subquery("counted")
     most_used = sa.select(counted).order_by(counted.c.n.desc(), counted.c.tag.collate("C")).limit(1000).subquery("tags")
     by_name = aggregate_order_by(most_used.c.n, most_used.c.tag.collate("C"))
     tags = sa.select(sa.func.coalesce(sa.func.json_object_agg(most_used.c.tag, by_name), sa.literal_column("'{}'")))
@@ -454,10 +454,15 @@ def _read_summary() -> Statement[bytes]:
     return _compile(sa.select(_as_text(summary)).where(IS_OWNER, IS_LIVING))
 
 
+LAST_ID = UUID(int=2**128 - 1)  # with a version, the position after all tasks of this version
+
+
 def list_changes(
     user_id: str, *, tasks_url: str, after: tuple[int, UUID], limit: int
 ) -> Query[datetime, int | None, int | None, bytes | None, int | None, UUID | None]:
     """List at most `limit` tasks that were changed after a position, a version and a task's id, in this order.
+
+    The id is LAST_ID when the client has all tasks of the version.
 
     Each row has the time, the epoch and revision of the user (NULL before the first write), and the JSON,
     version and id of a task. The JSON of a deleted task has `deleted_at`. When no task was changed, there is
@@ -479,7 +484,9 @@ def _list_changes() -> Statement[datetime, int | None, int | None, bytes | None,
     newest = sa.func.coalesce(sa.select(user.c.revision).scalar_subquery(), sa.literal_column(str(2**62)))
     changed_at = (TASKS.c.revision, TASKS.c.id)
     tasks = sa.select(*_response_fields(TASKS.c), _rfc3339(TASKS.c.deleted_at))
-    tasks = tasks.where(IS_OWNER, newest > after_version, sa.tuple_(*changed_at) > position)
+    # A bulk change gives many tasks the same number, so a cursor can be between two of them.
+    is_behind = sa.tuple_(newest, sa.literal(LAST_ID, sa.Uuid)) > position
+    tasks = tasks.where(IS_OWNER, is_behind, sa.tuple_(*changed_at) > position)
     tasks = tasks.order_by(*changed_at).limit(sa.bindparam("limit", type_=sa.BigInteger))
     page = _limit_size(_rows_as_json(tasks, "version", "id"))
     clock = sa.select(sa.func.now().label("now")).subquery("clock")

@@ -366,7 +366,10 @@ class ChangesCursor(NamedTuple):
         if len(position) != CURSOR_FORMAT.size:
             raise ValueError("the cursor was truncated")
         epoch, microseconds, version, task_id = CURSOR_FORMAT.unpack(position)
-        complete_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+        try:
+            complete_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+        except OverflowError:
+            raise ValueError("the cursor was changed") from None
         cursor = cls(epoch, complete_at, version, UUID(bytes=task_id))
         if cursor.encode(user_id) != text:
             raise ValueError("the cursor does not belong to this user")

@@ -1,7 +1,7 @@
 """The endpoints of a user as a whole: the summary, the changes, and the end of an account."""
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Query, Request, Response
@@ -64,23 +64,25 @@ async def list_changes(
     )
     rows = await fetch(request, statement)
     now, epoch, newest, *_ = rows[0]
+    upgraded_at: datetime | None = request.app.state.upgraded_at
     if query.since is not None:
-        _check_cursor(since, now, epoch, newest, request.app.state.upgraded_at)
+        _check_cursor(since, now, epoch, newest, upgraded_at)
     changes = [(task, version, id_) for *_, task, version, id_ in rows if task and version is not None and id_]
     page = fit_page([task for task, *_ in changes[: query.limit]], envelope=ENVELOPE_SIZE)
     more = len(changes) > len(page)
     cursor = since._replace(epoch=epoch or 0)
     if page:
         _, version, task_id = changes[len(page) - 1]
-        cursor = cursor._replace(version=version, task_id=task_id)
+        cursor = cursor._replace(version=version, task_id=task_id if more else queries.LAST_ID)
     # A client in the middle of the changes is no more up to date than before them.
     is_idle = query.since is not None and not page
     if query.since is None or (page and not more) or (is_idle and now - since.complete_at > CURSOR_RENEWAL):
         cursor = cursor._replace(complete_at=now)
-        if is_idle:
-            if_none_match = None  # the client needs the new cursor
     body = _changes_body(page, cursor.encode(user_id), more)
-    etag = hashlib.sha256(repr((cursor.epoch, cursor.version, cursor.task_id)).encode()).hexdigest()[:32]
+    # With the day of the cursor: the one in a copy that a browser keeps would be too old after a while.
+    day = (cursor.complete_at - (upgraded_at or datetime.fromtimestamp(0, UTC))) // CURSOR_RENEWAL
+    state = (cursor.epoch, cursor.version, cursor.task_id, day)
+    etag = hashlib.sha256(repr(state).encode()).hexdigest()[:32]
     return conditional_response(if_none_match, body, etag)
 
 
