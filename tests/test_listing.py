@@ -10,6 +10,8 @@ from fastapi.testclient import TestClient
 
 from tests.conftest import Create, get_pages, local
 
+SOME_ID = "00000000-0000-4000-8000-000000000000"
+
 
 def titles_by_page(client: TestClient, path: str) -> list[list[str]]:
     """Return the titles of each page, beginning with the page at `path`."""
@@ -116,7 +118,17 @@ def test_cursor_of_another_user_is_rejected(client: TestClient, url: str, create
 
 
 @pytest.mark.parametrize(
-    "other", ["sort=created_at", "sort=title", "q=a", "completed=false", "priority=low", "tag=a&tag=b", "tag=b"]
+    "other",
+    [
+        "sort=created_at",
+        "sort=title",
+        "q=a",
+        "completed=false",
+        "priority=low",
+        "tag=a&tag=b",
+        "tag=b",
+        f"id={SOME_ID}",
+    ],
 )
 def test_cursor_with_another_sort_or_other_filters_is_rejected(
     client: TestClient, url: str, create: Create, other: str
