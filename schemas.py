@@ -209,6 +209,11 @@ IfNoneMatch = Annotated[
         description="The `ETag` of the last response. While it has not changed, the response is 304.", examples=['"42"']
     ),
 ]
+CreateOnly = Annotated[
+    Annotated[str, Field(max_length=MAX_ETAGS_LENGTH, json_schema_extra={"pattern": r"^\*$"})] | None,
+    Field(json_schema_extra=_remove_null),
+    Header(description="`*` creates the task. Not together with `If-Match`.", examples=["*"]),
+]
 
 # ---- Query parameters -----------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import schemas
 from errors import problem_responses, response_headers
 from routes import API_ROUTER, conditional_response, fetch, fit_page, get_tasks_url
 from routing import DirectRouter, JSONBytes
-from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
+from schemas import CreateOnly, IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
 TAG = {"name": "tasks", "description": "A user's tasks, single and in bulk."}
 router = DirectRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER)
@@ -144,7 +144,7 @@ async def replace_task(
     task_id: TaskId,
     body: TaskInput,
     if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    if_none_match: CreateOnly = None,
 ) -> Response:
     """Replace a task. A field that is omitted is reset to its default.
 
