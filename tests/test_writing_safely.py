@@ -1,5 +1,6 @@
 """Tests of conditional requests (RFC 9110, section 13) and of the Idempotency-Key header."""
 
+import hashlib
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.conftest import Create, local
-from tests.helpers import concurrently
+from tests.helpers import concurrently, fetch_value
 
 WRITES: list[tuple[str, str, Any]] = [
     ("PUT", "", {"title": "new"}),
@@ -211,6 +212,22 @@ def test_repeated_idempotency_key_with_another_body_is_rejected(client: TestClie
         assert response.json()["errors"][0]["loc"] == ["header", "idempotency-key"]
     assert client.get(url).json() == [first.json()]
     assert get_etag(client, local(first.json()["url"])) == first.headers["etag"]
+
+
+def test_idempotency_key_sent_to_version_1_is_replayed(
+    client: TestClient, url: str, user: str, database_url: str
+) -> None:
+    def digest(*parts: str) -> str:
+        return str(UUID(bytes=hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest(), version=4))
+
+    body = (
+        '{"title":"t","description":null,"completed":false,"priority":"medium","tags":[],"due_date":null,"order":null}'
+    )
+    statement = "INSERT INTO tasks (user_id, id, title, fingerprint) VALUES (%s, %s, 't', %s)"
+    fetch_value(database_url, statement, user, digest(user, "k"), digest(body))
+    response = client.post(url, json={"title": "t"}, headers={"Idempotency-Key": "k"})
+    assert (response.status_code, response.headers.get("idempotent-replayed")) == (201, "true")
+    assert client.get(url).json() == [response.json()]
 
 
 def test_idempotency_key_applies_to_one_user_only(client: TestClient, url: str) -> None:
