@@ -443,7 +443,7 @@ def _read_summary() -> Statement[bytes]:
         return sa.func.count().filter(condition)
 
     tag = sa.func.unnest(TASKS.c.tags).label("tag")
-    counted = sa.select(tag, sa.func.count().label("n")).where(IS_OWNER).group_by(tag).subquery("counted")
+    counted = sa.select(tag, sa.func.count().label("n")).where(IS_OWNER, IS_LIVING).group_by(tag).subquery("counted")
     most_used = sa.select(counted).order_by(counted.c.n.desc(), counted.c.tag.collate("C")).limit(1000).subquery("tags")
     by_name = aggregate_order_by(most_used.c.n, most_used.c.tag.collate("C"))
     tags = sa.select(sa.func.coalesce(sa.func.json_object_agg(most_used.c.tag, by_name), sa.literal_column("'{}'")))
@@ -455,6 +455,8 @@ def _read_summary() -> Statement[bytes]:
         *("priorities", sa.func.json_build_object(*priorities), "tags", tags.scalar_subquery()),
     )
     return _compile(sa.select(_as_text(summary)).where(IS_OWNER, IS_LIVING))
+
+
 
 
 def list_changes(

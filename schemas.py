@@ -214,6 +214,11 @@ IfNoneMatch = Annotated[
         description="The `ETag` of the last response. While it has not changed, the response is 304.", examples=['"42"']
     ),
 ]
+CreateOnly = Annotated[
+    Annotated[str, Field(max_length=MAX_ETAGS_LENGTH, json_schema_extra={"pattern": r"^\*$"})] | None,
+    Field(json_schema_extra=_remove_null),
+    Header(description="`*` creates the task. Not together with `If-Match`.", examples=["*"]),
+]
 
 # ---- Query parameters -----------------------------------------------------------------------
 
@@ -379,7 +384,10 @@ class ChangesCursor(NamedTuple):
         if len(position) != CURSOR_FORMAT.size:
             raise ValueError("the cursor was truncated")
         epoch, microseconds, version, task_id = CURSOR_FORMAT.unpack(position)
-        complete_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+        try:
+            complete_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+        except OverflowError:
+            raise ValueError("the cursor was changed") from None
         cursor = cls(epoch, complete_at, version, UUID(bytes=task_id))
         if cursor.encode(user_id) != text:
             raise ValueError("the cursor does not belong to this user")

@@ -16,7 +16,7 @@ import schemas
 from errors import problem_responses, response_headers
 from routes import API_ROUTER_OPTIONS, conditional_response, fetch, fit_page, get_tasks_url
 from routing import DirectRouter, JSONBytes
-from schemas import IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
+from schemas import CreateOnly, IdempotencyKey, IfMatch, IfNoneMatch, TaskId, TaskInput, TaskPatch, UserId
 
 TAG = {"name": "tasks", "description": "A user's tasks, single and in bulk."}
 router = DirectRouter(prefix="/api/{user_id}/tasks", tags=[TAG["name"]], **API_ROUTER_OPTIONS)
@@ -84,9 +84,7 @@ async def create_task(
     """
     # The id is derived from owner and key, so that the primary key prevents a second task.
     task_id = uuid4() if idempotency_key is None else _uuid_digest(user_id, idempotency_key)
-    # Without an empty `extra`, which version 1.0.0 did not have: a request to it may be repeated here.
-    content = body.model_dump_json(exclude=None if body.extra else {"extra"})
-    fingerprint = None if idempotency_key is None else _uuid_digest(content)
+    fingerprint = None if idempotency_key is None else _fingerprint(body)
     tasks_url = get_tasks_url(request, user_id)
     query = queries.create_task(
         user_id, task_id, tasks_url=tasks_url, fields=body.model_dump(mode="json"), fingerprint=fingerprint
@@ -146,7 +144,7 @@ async def replace_task(
     task_id: TaskId,
     body: TaskInput,
     if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    if_none_match: CreateOnly = None,
 ) -> Response:
     """Replace a task. A field that is omitted is reset to its default.
 
@@ -161,7 +159,7 @@ async def replace_task(
         raise errors.validation_error(where, "Header should be *, without If-Match", "if_none_match")
     if task_id.version != 4:
         raise errors.validation_error(("path", "task_id"), "Input should be a UUID of version 4", "uuid_version")
-    fingerprint = _uuid_digest("PUT", body.model_dump_json())
+    fingerprint = _fingerprint(body, "PUT")
     query = queries.create_task(
         user_id,
         task_id,
@@ -262,6 +260,14 @@ def _created_response(
         raise HTTPException(410, "The task was created by an earlier request and has been deleted since.")
     replayed = [] if is_new else [(b"idempotent-replayed", b"true")]
     return JSONBytes(task, 201, [*headers, (b"etag", b'"%d"' % version), *replayed])
+
+
+def _fingerprint(body: TaskInput, *context: str) -> UUID:
+    """Return a digest of a body, which the order of names in its JSON does not change."""
+    parts = [*context, body.model_dump_json(exclude={"extra"})]
+    if body.extra:  # the digest of a body without it is that of version 1.0.0
+        parts.append(json.dumps(body.extra, sort_keys=True))
+    return _uuid_digest(*parts)
 
 
 def _uuid_digest(*parts: str) -> UUID:

@@ -76,8 +76,6 @@ async def list_changes(
     is_idle = parameters.since is not None and not page
     if parameters.since is None or (page and not more) or (is_idle and now - since.complete_at > CURSOR_RENEWAL):
         cursor = cursor._replace(complete_at=now)
-        if is_idle:
-            if_none_match = None  # the client needs the new cursor
     body = _changes_body(page, cursor.encode(user_id), more)
     # The ETag changes once a day: otherwise a browser's cache could return the response with an expired cursor.
     day = (cursor.complete_at - (upgraded_at or EPOCH)) // CURSOR_RENEWAL

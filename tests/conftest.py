@@ -147,6 +147,11 @@ def assert_contract(response: httpx2.Response) -> None:
         assert "traceback" not in response.text.lower()
         Problem.model_validate(response.json(), strict=True)
         assert response.json()["status"] == response.status_code
+    elif response.url.path.endswith("/changes") and response.content:
+        assert list(response.json()) == ["changes", "cursor", "more"]
+        for change in response.json()["changes"]:
+            assert list(change) == [*TASK_FIELDS, "deleted_at"]
+            assert change["deleted_at"] is None or TIMESTAMP.fullmatch(change["deleted_at"])
     elif "/tasks" in response.url.path and response.content:
         assert response.headers["content-type"] == "application/json"
         body = response.json()
@@ -172,6 +177,12 @@ def assert_task(task: dict[str, Any]) -> None:
         assert task[name] is None or TIMESTAMP.fullmatch(task[name])
     assert task["completed"] is (task["completed_at"] is not None)
     assert task["url"].endswith(f"/tasks/{task['id']}")
+    assert 0 <= task["version"] < 2**53
+
+
+def changed(task: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that every change of a task sets, with their values."""
+    return {name: task[name] for name in ("version", "updated_at")}
 
 
 def local(url: str) -> str:

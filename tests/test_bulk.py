@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import Create
+from tests.conftest import Create, changed
 
 
 def list_titles(client: TestClient, path: str) -> set[str]:
@@ -25,8 +25,9 @@ def test_bulk_update_sets_completed_on_all_selected_tasks(client: TestClient, ur
     assert (response.status_code, response.json()) == (200, {"updated": 2})
     tasks = {task["title"]: task for task in client.get(f"{url}?completed=true").json()}
     assert tasks["completed"]["completed_at"] == completed["completed_at"]
-    changed = {name: tasks["pending"][name] for name in ("completed", "completed_at", "updated_at")}
-    assert tasks["pending"] == pending | changed
+    completion = {name: tasks["pending"][name] for name in ("completed", "completed_at")}
+    assert tasks["pending"] == pending | completion | changed(tasks["pending"])
+    assert tasks["pending"]["version"] == tasks["completed"]["version"] > pending["version"]
     assert client.patch(f"{url}?completed=true", json={"completed": False}).json() == {"updated": 2}
     assert all(task["completed_at"] is None for task in client.get(url).json())
 
@@ -60,15 +61,21 @@ def test_bulk_delete_without_filters_deletes_all_tasks_of_one_user(
         ("due_before=2027-01-01T00:00:00Z", {"a"}),
         ("due_after=2027-01-01T00:00:00Z&priority=medium", {"b"}),
         ("updated_after=2000-01-01T00:00:00Z", {"a", "b", "c"}),
+        ("completed_after=2000-01-01T00:00:00Z", {"a"}),
+        ("completed_before=2000-01-01T00:00:00Z", set()),
+        ("id={a}", {"a"}),
+        ("id={a}&id={c}", {"a", "c"}),
+        ("id={a}&priority=high", set()),
         ("completed=false&tag=y&q=zzz", set()),
     ],
 )
 def test_bulk_update_and_delete_use_the_filters_of_the_list(
     client: TestClient, url: str, create: Create, query: str, selected: set[str]
 ) -> None:
-    create(title="a", priority="low", tags=["x"], due_date="2026-01-01T00:00:00Z")
+    a = create(title="a", priority="low", tags=["x"], due_date="2026-01-01T00:00:00Z", completed=True)
     create(title="b", tags=["x", "y"], due_date="2028-01-01T00:00:00Z")
-    create(title="c", priority="high")
+    c = create(title="c", priority="high")
+    query = query.format(a=a["id"], c=c["id"])
     assert list_titles(client, f"{url}?{query}") == selected
     assert client.patch(f"{url}?{query}", json={"description": "changed", "priority": "low"}).json() == {
         "updated": len(selected)
@@ -111,34 +118,61 @@ def test_bulk_requests_reject_parameters_that_are_no_valid_filter(
     assert client.get(url).json() == [task]
 
 
-@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-def test_bulk_requests_of_one_user_wait_for_the_same_lock(
-    client: TestClient, url: str, user: str, create: Create, database_url: str, method: str
+WRITES: list[tuple[str, str, Any, dict[str, str]]] = [
+    ("PATCH", "", {"title": "x"}, {}),
+    ("DELETE", "", None, {}),
+    ("POST", "", {"title": "x"}, {}),
+    ("POST", "", {"title": "x"}, {"Idempotency-Key": "k"}),
+    ("PUT", "/00000000-0000-4000-8000-000000000000", {"title": "x"}, {"If-None-Match": "*"}),
+    ("PUT", "/{id}", {"title": "x"}, {}),
+    ("PATCH", "/{id}", {"title": "x"}, {}),
+    ("PATCH", "/{id}", {"title": "x"}, {"If-Match": '"{version}"'}),
+    ("PATCH", "/{id}/complete", None, {}),
+    ("DELETE", "/{id}", None, {}),
+    ("DELETE", "/{id}", None, {"If-Match": '"{version}"'}),
+    ("POST", "/{id}/restore", None, {}),
+    ("ERASE", "", None, {}),
+]
+
+
+@pytest.mark.parametrize(("method", "suffix", "body", "headers"), WRITES)
+def test_every_write_locks_the_users_counter_before_a_task(
+    client: TestClient,
+    url: str,
+    user: str,
+    create: Create,
+    database_url: str,
+    method: str,
+    suffix: str,
+    body: Any,
+    headers: dict[str, str],
 ) -> None:
-    create()
+    task = create()
+    path = url + suffix.replace("{id}", task["id"])
+    if method == "ERASE":
+        method, path = "DELETE", f"/api/{user}?confirm={user}"
+    headers = {name: value.format(version=task["version"]) for name, value in headers.items()}
     with (
         closing(psycopg2.connect(database_url)) as holder,
         closing(psycopg2.connect(database_url)) as observer,
         ThreadPoolExecutor(1) as executor,
     ):
         observer.autocommit = True
-        holder.cursor().execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [user])
+        holder.cursor().execute("SELECT FROM task_users WHERE user_id = %s FOR UPDATE", [user])
         with observer.cursor() as cursor:
-            body = {"title": "x"} if method == "PATCH" else None
-            pending = executor.submit(client.request, method, url, json=body)
-            statement = (
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
-                "AND (classid::bigint << 32) | objid::bigint = hashtextextended(%s, 0)"
-            )
+            pending = executor.submit(client.request, method, path, json=body, headers=headers)
+            statement = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
             waiters, deadline = 0, time.monotonic() + 4  # the request times out after 5 seconds
             while waiters == 0:
-                assert time.monotonic() < deadline, "the request did not wait for the lock"
-                cursor.execute(statement, [user])
+                assert time.monotonic() < deadline, "the request did not wait for the counter"
+                cursor.execute(statement, [holder.info.backend_pid])
                 ((waiters,),) = cursor.fetchall()
                 time.sleep(0.02)
+            cursor.execute("SELECT id::text FROM tasks WHERE user_id = %s FOR UPDATE NOWAIT", [user])
+            assert cursor.fetchall() == [(task["id"],)]
         assert client.delete(f"/api/user-{uuid4()}/tasks").status_code == 200, "a request of another user waited too"
         holder.rollback()
-        assert pending.result().status_code == 200
+        assert pending.result().status_code in (200, 201)
 
 
 def test_bulk_update_changes_the_etag_of_each_task(client: TestClient, url: str) -> None:

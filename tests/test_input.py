@@ -1,5 +1,6 @@
 """Tests of validation: invalid input returns 422 with the location of the error, and changes nothing."""
 
+import json
 from contextlib import closing
 from typing import Any
 from uuid import uuid4
@@ -8,7 +9,7 @@ import psycopg2
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import Create, local
+from tests.conftest import Create, changed, local
 
 SOME_ID = "00000000-0000-4000-8000-000000000000"
 INVALID_FIELDS = [
@@ -58,6 +59,19 @@ INVALID_FIELDS = [
     ("order", 1.5),
     ("order", "1"),
     ("order", True),
+    ("extra", None),
+    ("extra", []),
+    ("extra", "{}"),
+    ("extra", 1),
+    ("extra", {"a": "\0"}),
+    ("extra", {"a\0": 1}),
+    ("extra", {"a": [{"b": ["\0"]}]}),
+    ("extra", {"a": "x" * (4096 - len('{"a":""}') + 1)}),
+    ("extra", {"\N{GLASS OF MILK}" * 1023: 1}),
+    ("titel", "x"),
+    ("deleted_at", None),
+    ("Title", "x"),
+    ("", 1),
 ]
 
 
@@ -134,9 +148,11 @@ def test_stored_control_characters_do_not_make_a_task_unusable(
     assert first.json() == [task]
     assert client.get(local(first.links["next"]["url"])).json() == [other]
     assert client.get(f"/api/{user}").json()["tags"] == {"\x07": 1}
-    changed = client.patch(path, json={"completed": True}).json()
-    assert changed["title"] == task["title"]
-    assert client.delete(path).json() == changed
+    completed = client.patch(path, json={"completed": True}).json()
+    assert completed["title"] == task["title"]
+    assert client.get(f"/api/{user}/changes").json()["changes"][-1] == completed | {"deleted_at": None}
+    deleted = client.delete(path).json()
+    assert deleted == completed | changed(deleted)
 
 
 def test_order_may_be_written_as_a_float_without_a_fraction(create: Create) -> None:
@@ -162,6 +178,13 @@ RAW_BODIES = [
     b'{"title": "x", "order": -Infinity}',
     b'{"title": "x", "order": 1e999}',
     b'{"title": "x", "order": ' + b"9" * 5000 + b"}",
+    b'{"title": "x", "extra": {"a": NaN}}',
+    b'{"title": "x", "extra": {"a": [-Infinity]}}',
+    b'{"title": "x", "extra": {"a": 1e400}}',
+    b'{"title": "x", "extra": {"a": ' + b"9" * 5000 + b"}}",
+    b'{"title": "x", "extra": {"a": "\\ud800"}}',
+    b'{"title": "x", "extra": {"\\udfff": 1}}',
+    b'{"title": "x", "extra": {"a": ' + b"[" * 2000 + b"]" * 2000 + b"}}",
     b'{"title": "\\ud800"}',
     b'{"title": "x", "tags": ["\\udfff"]}',
     b'{"title": "\\u0000"}',
@@ -197,7 +220,9 @@ def test_body_without_a_json_content_type_is_rejected(client: TestClient, url: s
     assert "Content-Type: application/json" in response.json()["detail"]
 
 
-@pytest.mark.parametrize("body", [{}, {"completed": None}, {"completed": "true"}, [], "x", 1])
+@pytest.mark.parametrize(
+    "body", [{}, {"completed": None}, {"completed": "true"}, {"completed": True, "done": 1}, [], "x", 1]
+)
 def test_complete_rejects_a_body_without_a_boolean(client: TestClient, create: Create, body: object) -> None:
     task = create()
     assert client.patch(f"{local(task['url'])}/complete", json=body).status_code == 422
@@ -244,3 +269,92 @@ def test_validation_problem_lists_all_invalid_fields(client: TestClient, url: st
         ["body", "priority"],
         ["body", "order"],
     ]
+
+
+READ_ONLY = {
+    "id": 1,
+    "user_id": None,
+    "url": [],
+    "version": "x",
+    "completed_at": True,
+    "created_at": {},
+    "updated_at": "",
+}
+
+
+def test_read_only_fields_may_have_any_value(client: TestClient, url: str, user: str, create: Create) -> None:
+    task = create()
+    path = local(task["url"])
+    for method, target, body in (
+        ("POST", url, {"title": "new"}),
+        ("PUT", path, {"title": "new"}),
+        ("PATCH", path, {"title": "new"}),
+        ("PATCH", path, {}),
+        ("PATCH", url, {"title": "new"}),
+        ("PATCH", f"{path}/complete", {"completed": False}),
+    ):
+        assert client.request(method, target, json=body | READ_ONLY).status_code in (200, 201)
+    stored = client.get(path).json()
+    assert stored == task | {"title": "new"} | changed(stored)
+    assert {task["user_id"] for task in client.get(url).json()} == {user}
+
+
+def test_unknown_field_of_a_bulk_update_is_rejected(client: TestClient, url: str, create: Create) -> None:
+    task = create()
+    response = client.patch(url, json={"completed": True, "titel": "x"})
+    assert response.status_code == 422
+    assert [error["loc"] for error in response.json()["errors"]] == [["body", "titel"]]
+    assert client.get(url).json() == [task]
+
+
+def test_every_unknown_field_is_named_and_no_value(client: TestClient, url: str) -> None:
+    response = client.post(url, json={"title": "x", "Tags": ["secret"], "x" * 5000: "secret"})
+    assert [error["loc"] for error in response.json()["errors"]] == [["body", "Tags"], ["body", "x" * 100 + "…"]]
+    assert "secret" not in response.text
+
+
+@pytest.mark.parametrize("character", ["x", "\N{GLASS OF MILK}", '"', "\n", "\x7f", "\u2028"], ids=ascii)
+def test_extra_may_have_exactly_4_kib_as_json(client: TestClient, create: Create, character: str) -> None:
+    size = len(json.dumps(character, ensure_ascii=False).encode()) - 2
+    length, rest = divmod(4096 - len('{"a":""}'), size)
+    extra = {"a": character * length + "x" * rest}
+    task = create(extra=extra)
+    assert task["extra"] == extra
+    assert client.get(local(task["url"])).json() == task
+    assert client.patch(local(task["url"]), json={"extra": {"a": extra["a"] + "x"}}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"": "", "a b": "\u202e\u05d0", "__proto__": {"toString": None}, "\x07": "\x1b\t\n"},
+        {"a": [[], {}, [[{"b": [None, True, False, "null"]}]]]},
+        json.loads('{"a": ' + "[" * 100 + "]" * 100 + "}"),
+        {"title": "x", "id": 1, "$ref": "#", "%(user_id)s": "%s", "'": "\\'; DROP TABLE tasks --"},
+    ],
+)
+def test_extra_is_returned_as_it_was_sent(client: TestClient, url: str, create: Create, extra: Any) -> None:
+    task = create(extra=extra)
+    assert task["extra"] == extra
+    assert client.get(url).json() == [task]
+    assert client.patch(url, json={"extra": {"other": 1}}).json() == {"updated": 1}
+    assert client.put(local(task["url"]), json={"title": "t", "extra": extra}).json()["extra"] == extra
+    assert client.get(f"/api/{task['user_id']}/changes").json()["changes"][0]["extra"] == extra
+
+
+NUMBERS = "0 -0 -0.0 1 1.0 1e2 1E-7 1.10 0.1 5e-324 1.7976931348623157e308 9007199254740993 -12345678901234567890123"
+
+
+@pytest.mark.parametrize("number", NUMBERS.split())
+def test_number_in_extra_comes_back_equal(client: TestClient, url: str, number: str) -> None:
+    body = f'{{"title": "x", "extra": {{"a": {number}, "b": [{number}]}}}}'
+    task = client.post(url, content=body, headers={"Content-Type": "application/json"}).json()
+    assert task["extra"] == {"a": json.loads(number), "b": [json.loads(number)]}
+    assert type(task["extra"]["a"]) is type(json.loads(number))
+
+
+def test_extra_is_replaced_as_a_whole(client: TestClient, create: Create) -> None:
+    path = local(create(extra={"a": {"b": 1}, "c": 2})["url"])
+    assert client.patch(path, json={"extra": {"a": {"d": 3}}}).json()["extra"] == {"a": {"d": 3}}
+    assert client.patch(path, json={"title": "t"}).json()["extra"] == {"a": {"d": 3}}
+    assert client.put(path, json={"title": "t"}).json()["extra"] == {}

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import Create, local
+from tests.conftest import Create, changed, local
 
 REQUESTS: list[tuple[str, str, Any]] = [
     ("GET", "", None),
@@ -16,6 +16,7 @@ REQUESTS: list[tuple[str, str, Any]] = [
     ("DELETE", "", None),
     ("PATCH", "/complete", None),
     ("PATCH", "/complete", {"completed": True}),
+    ("POST", "/restore", None),
 ]
 
 
@@ -33,8 +34,10 @@ def test_another_users_task_and_a_missing_task_have_identical_responses(
 
     while_it_exists = send()
     assert client.get(local(task["url"])).json() == task, "another user changed it"
-    client.delete(local(task["url"]))
+    deleted = client.delete(local(task["url"])).json()
     assert while_it_exists == send()
+    restored = client.post(f"{local(task['url'])}/restore").json()
+    assert restored == deleted | changed(restored), "another user changed it"
     assert while_it_exists[0] == 404
 
 
@@ -44,6 +47,46 @@ def test_a_list_has_only_the_tasks_of_its_user(client: TestClient, url: str, cre
     theirs = client.post(other, json={"title": "theirs"}).json()
     assert client.get(url).json() == [mine]
     assert client.get(other).json() == [theirs]
+
+
+def test_bulk_requests_and_filters_reach_no_task_of_another_user(client: TestClient, url: str, create: Create) -> None:
+    mine, stranger = create(extra={"a": 1}, completed=True), f"/api/user-{uuid4()}"
+    for query in (f"id={mine['id']}", "completed=true", "completed_after=2000-01-01T00:00:00Z"):
+        assert client.get(f"{stranger}/tasks?{query}&total=true").headers["x-total-count"] == "0"
+        assert client.patch(f"{stranger}/tasks?{query}", json={"title": "x"}).json() == {"updated": 0}
+        assert client.delete(f"{stranger}/tasks?{query}").json() == {"deleted": 0}
+    assert client.get(url).json() == [mine]
+
+
+def test_changes_have_only_the_tasks_of_their_user(client: TestClient, user: str, create: Create) -> None:
+    stranger = f"user-{uuid4()}"
+    before = [client.get(f"/api/{name}/changes").json() for name in (user, stranger)]
+    mine = create()
+    client.delete(local(create()["url"]))
+    for query in ({}, {"since": before[1]["cursor"]}):
+        assert client.get(f"/api/{stranger}/changes", params=query).json()["changes"] == []
+    theirs = client.post(f"/api/{stranger}/tasks", json={"title": "theirs"}).json()
+    changes = client.get(f"/api/{user}/changes", params={"since": before[0]["cursor"]}).json()["changes"]
+    assert changes[0] == mine | {"deleted_at": None}
+    assert [change["user_id"] for change in changes] == [user, user]
+    assert client.get(f"/api/{stranger}/changes").json()["changes"] == [theirs | {"deleted_at": None}]
+
+
+def test_erasing_another_user_changes_nothing(client: TestClient, url: str, user: str, create: Create) -> None:
+    mine, stranger = create(), f"user-{uuid4()}"
+    assert client.delete(f"/api/{stranger}?confirm={stranger}").json() == {"deleted": 0}
+    for path in (f"/api/{stranger}?confirm={user}", f"/api/{user}?confirm={stranger}"):
+        assert client.delete(path).status_code == 422
+    assert client.get(url).json() == [mine]
+
+
+def test_id_of_another_users_task_is_free(client: TestClient, create: Create) -> None:
+    task = create(title="private")
+    path = f"/api/user-{uuid4()}/tasks/{task['id']}"
+    response = client.put(path, json={"title": "mine"}, headers={"If-None-Match": "*"})
+    assert (response.status_code, response.json()["title"]) == (201, "mine")
+    client.delete(path)
+    assert client.get(local(task["url"])).json() == task
 
 
 def test_similar_user_ids_are_different_users(client: TestClient, user: str, create: Create) -> None:

@@ -26,15 +26,17 @@ TASK = st.fixed_dictionaries(
     {
         "title": TEXT,
         "description": st.none() | TEXT,
-        "completed": st.booleans(),
         "priority": st.sampled_from(PRIORITIES),
         "tags": st.lists(TAG, max_size=3, unique=True),
         "due_date": st.none() | TIMESTAMP,
         "order": st.none() | st.sampled_from([-(2**31), -1, 0, 1, 2**31 - 1]),
         "created_at": TIMESTAMP,
         "updated_at": TIMESTAMP,
+        "completed_at": st.none() | TIMESTAMP,
+        "deleted_at": st.sampled_from([None, None, None, *TIMESTAMPS[:1]]),
     }
 )
+IDS = [str(uuid5(NAMESPACE_OID, str(number))) for number in range(1, 100)]  # of the tasks, in the order of adding
 FILTERS = st.fixed_dictionaries(
     {},
     optional={
@@ -45,6 +47,9 @@ FILTERS = st.fixed_dictionaries(
         "due_before": TIMESTAMP,
         "due_after": TIMESTAMP,
         "updated_after": TIMESTAMP,
+        "completed_before": TIMESTAMP,
+        "completed_after": TIMESTAMP,
+        "id": st.lists(st.sampled_from(IDS[:12]), min_size=1, max_size=8),
     },
 )
 SORT = st.sampled_from(
@@ -57,9 +62,9 @@ SORT = st.sampled_from(
 
 
 def matches(task: dict[str, Any], filters: dict[str, Any]) -> bool:
-    """Return whether the filters select the task."""
+    """Return whether the task lives and the filters select it."""
     text = f"{task['title']}\n{task['description'] or ''}".lower()
-    due = task["due_date"]
+    due, completed_at = task["due_date"], task["completed_at"]
     rules: dict[str, Callable[[Any], bool]] = {
         "completed": lambda value: task["completed"] is value,
         "priority": lambda value: task["priority"] in value,
@@ -68,8 +73,11 @@ def matches(task: dict[str, Any], filters: dict[str, Any]) -> bool:
         "due_before": lambda value: due is not None and due < value,
         "due_after": lambda value: due is not None and due > value,
         "updated_after": lambda value: task["updated_at"] > value,
+        "completed_before": lambda value: completed_at is not None and completed_at < value,
+        "completed_after": lambda value: completed_at is not None and completed_at > value,
+        "id": lambda value: task["id"] in value,
     }
-    return all(rules[name](value) for name, value in filters.items())
+    return task["deleted_at"] is None and all(rules[name](value) for name, value in filters.items())
 
 
 def sorted_ids(tasks: list[dict[str, Any]], sort: str) -> list[str]:
@@ -97,9 +105,9 @@ class TaskTable:
         self.number = 0
 
     def add(self, task: dict[str, Any]) -> dict[str, Any]:
-        self.number += 1  # the ids are the same whenever Hypothesis repeats an example, and not in ascending order
-        task = task | {"id": str(uuid5(NAMESPACE_OID, str(self.number))), "user_id": self.user}
-        task["completed_at"] = task["created_at"] if task["completed"] else None
+        # The ids are the same whenever Hypothesis repeats an example, and not in ascending order.
+        task = task | {"id": IDS[self.number], "user_id": self.user, "completed": task["completed_at"] is not None}
+        self.number += 1
         names = ", ".join(f'"{name}"' for name in task)
         values = ", ".join(f"%({name})s" for name in task)
         with self.connection.cursor() as cursor:
@@ -109,7 +117,9 @@ class TaskTable:
 
     def remove(self, task: dict[str, Any]) -> None:
         with self.connection.cursor() as cursor:
-            cursor.execute("DELETE FROM tasks WHERE user_id = %s AND id = %s", [self.user, task["id"]])
+            cursor.execute(
+                "UPDATE tasks SET deleted_at = now() WHERE user_id = %s AND id = %s", [self.user, task["id"]]
+            )
 
 
 def encode_query(filters: dict[str, Any], **parameters: object) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 from contextlib import closing
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import psycopg2
@@ -9,6 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.conftest import Create, get_pages, local
+
+SOME_ID = "00000000-0000-4000-8000-000000000000"
 
 
 def titles_by_page(client: TestClient, path: str) -> list[list[str]]:
@@ -116,7 +119,17 @@ def test_cursor_of_another_user_is_rejected(client: TestClient, url: str, create
 
 
 @pytest.mark.parametrize(
-    "other", ["sort=created_at", "sort=title", "q=a", "completed=false", "priority=low", "tag=a&tag=b", "tag=b"]
+    "other",
+    [
+        "sort=created_at",
+        "sort=title",
+        "q=a",
+        "completed=false",
+        "priority=low",
+        "tag=a&tag=b",
+        "tag=b",
+        f"id={SOME_ID}",
+    ],
 )
 def test_cursor_with_another_sort_or_other_filters_is_rejected(
     client: TestClient, url: str, create: Create, other: str
@@ -164,3 +177,14 @@ def test_nulls_sort_last_ascending_and_first_descending_across_pages(
         ranks = [int(title) % 3 for title in titles]
         assert ranks == sorted([0, 1, 2] * 4, reverse=bool(sign))
         assert len(set(titles)) == 12
+
+
+def test_time_filters_exclude_the_time_itself(client: TestClient, url: str, create: Create) -> None:
+    task = create(completed=True, due_date="2026-01-01T00:00:00Z")
+    create()
+    for name, field in (("completed", "completed_at"), ("due", "due_date")):
+        time = datetime.fromisoformat(task[field])
+        microsecond = timedelta(microseconds=1)
+        for suffix, step in (("before", microsecond), ("after", -microsecond)):
+            for value, expected in ((time, []), (time + step, [task])):
+                assert client.get(url, params={f"{name}_{suffix}": value.isoformat()}).json() == expected

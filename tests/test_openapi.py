@@ -22,7 +22,10 @@ OPERATIONS = {
     "update_task",
     "delete_task",
     "complete_task",
+    "restore_task",
     "read_summary",
+    "erase_user",
+    "list_changes",
     "health",
     "ready",
 }
@@ -103,12 +106,13 @@ def test_operations_parameters_and_fields_have_descriptions_and_examples(documen
             assert parameter["description"], parameter
             schema = parameter["schema"]
             has_example = needs_no_example(schema) or has_keyword("examples", schema)
-            assert has_example or parameter["name"] == "cursor", parameter
+            assert has_example or parameter["name"] in ("cursor", "since"), parameter
     for name, schema in document["components"]["schemas"].items():
         assert schema["description"], name
         for field, field_schema in schema.get("properties", {}).items():
             assert "$ref" in field_schema or has_keyword("description", field_schema), (name, field)
-            assert needs_no_example(field_schema) or has_keyword("examples", field_schema), (name, field)
+            has_example = needs_no_example(field_schema) or has_keyword("examples", field_schema)
+            assert has_example or "readOnly" in field_schema, (name, field)
 
 
 def test_task_patch_has_no_defaults_and_declares_nullable_fields(document: Any) -> None:
@@ -116,7 +120,19 @@ def test_task_patch_has_no_defaults_and_declares_nullable_fields(document: Any) 
     assert "required" not in patch
     for name, field in patch["properties"].items():
         assert "default" not in field
+        if field.get("readOnly"):
+            continue
         assert is_nullable(field) is is_nullable(task["properties"][name]), name
+
+
+def test_request_bodies_declare_read_only_fields_and_no_others(document: Any) -> None:
+    schemas_of_all = document["components"]["schemas"]
+    read_only = {"id", "user_id", "url", "version", "completed_at", "created_at", "updated_at"}
+    for name in ("TaskInput", "TaskPatch", "Completion"):
+        fields = schemas_of_all[name]["properties"]
+        assert {field for field, schema in fields.items() if schema.get("readOnly")} == read_only
+        assert schemas_of_all[name]["additionalProperties"] is False
+    assert set(schemas_of_all["TaskInput"]["properties"]) == set(schemas_of_all["Task"]["properties"])
 
 
 # The blocks of Unicode with all control characters and whitespace, and some characters of other blocks.

@@ -36,6 +36,7 @@ ROOTS = [
 TASK = "00000000-0000-4000-8000-000000000000"
 PATHS = [
     "", "/", "/api", "/api/", "/api/x", "/api/x/", "/api/x/tasks", "/api/x/tasks/", f"/api/x/tasks/{TASK}",
+    f"/api/x/tasks/{TASK}/restore", "/api/x/changes",
     f"/api/x/tasks/{TASK}/complete", "//api/x/tasks", "/api//x/tasks", "/api//tasks", "/api/x//tasks", "api/x/tasks",
     "/api/api/x/tasks", "/apiapi/x/tasks", "/a/api/x/tasks", "/api/x/api/x/tasks", "/api/x/tasks/api/x/tasks",
     "/todo/api/x/tasks", "/todo/todo/api/x/tasks", "/./api/x/tasks", "/../api/x/tasks", "/api/../api/x/tasks",
@@ -137,4 +138,5 @@ def test_the_url_of_a_task_includes_the_root_path_once(settings: Settings, user:
     with TestClient(create_app(settings), root_path=root) as client:
         task = client.post(f"/api/{user}/tasks", json={"title": "any"}).json()
         assert task["url"] == f"http://testserver{root.rstrip('/')}/api/{user}/tasks/{task['id']}"
-        assert client.delete(task["url"]).json() == task
+        assert client.delete(task["url"]).json()["url"] == task["url"]
+        assert client.get(f"/api/{user}/changes").json()["changes"][0]["url"] == task["url"]

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 from urllib.parse import parse_qsl
+from uuid import uuid4
 
 import psycopg2
 import pytest
@@ -70,7 +71,8 @@ TASK = {"title": "t", "tags": ["a"], "due_date": "2026-12-24T17:00:00Z"}
 MISSING_ID = "00000000-0000-4000-8000-000000000000"
 ALL_FILTERS = (
     "completed=false&priority=low&priority=medium&tag=a&q=t&due_before=2030-01-01T00:00:00Z"
-    "&due_after=2020-01-01T00:00:00Z&updated_after=2020-01-01T00:00:00Z"
+    "&due_after=2020-01-01T00:00:00Z&updated_after=2020-01-01T00:00:00Z&completed_before=2030-01-01T00:00:00Z"
+    f"&completed_after=2020-01-01T00:00:00Z&id={MISSING_ID}&id=8a39bd2c-0a0b-4a4f-9f1d-9a6f8d0c0b5e"
 )
 
 
@@ -97,6 +99,10 @@ def test_the_tests_below_use_all_filters() -> None:
         ("PUT", "/{id}", TASK, 200),
         ("PATCH", "/{id}", {"title": "u", "completed": True}, 200),
         ("PATCH", "/{id}", {}, 200),
+        ("PATCH", "/{id}", {"extra": {"a": [1]}}, 200),
+        ("PATCH", "?completed=false", {"extra": {"a": [1]}}, 200),
+        ("POST", "/{id}/restore", None, 200),
+        ("POST", f"/{MISSING_ID}/restore", None, 404),
         ("PATCH", "/{id}/complete", None, 200),
         ("PATCH", "/{id}/complete", {"completed": True}, 200),
         ("DELETE", "/{id}", None, 200),
@@ -141,6 +147,8 @@ def test_each_request_sends_one_statement(
         ("POST", "", TASK, {"Idempotency-Key": "new"}, 201),
         ("POST", "", TASK, {"Idempotency-Key": "sent-before"}, 201),
         ("POST", "", {"title": "other"}, {"Idempotency-Key": "sent-before"}, 422),
+        ("PUT", f"/{MISSING_ID}", TASK, {"If-None-Match": "*"}, 201),
+        ("PUT", "/{id}", TASK, {"If-None-Match": "*"}, 412),
     ],
 )
 def test_conditional_and_idempotent_requests_send_one_statement(
@@ -159,6 +167,56 @@ def test_conditional_and_idempotent_requests_send_one_statement(
     response = logged_client.request(method, url + suffix.format(id=task.json()["id"]), json=body, headers=headers)
     assert response.status_code == status
     assert len(log.statements()) == 1
+
+
+def test_requests_for_a_deleted_task_send_one_statement(logged_client: TestClient, log: Log, url: str) -> None:
+    path = f"{url}/{uuid4()}"
+    create = {"method": "PUT", "url": path, "json": TASK, "headers": {"If-None-Match": "*"}}
+    key = {"method": "POST", "url": url, "json": TASK, "headers": {"Idempotency-Key": "k"}}
+    requests: list[tuple[Any, int]] = [
+        (create, 201),
+        (create, 201),
+        (key, 201),
+        ({"method": "DELETE", "url": url}, 200),
+        (create, 410),
+        (key, 410),
+        ({"method": "GET", "url": path}, 404),
+        ({"method": "DELETE", "url": path}, 404),
+        ({"method": "POST", "url": f"{path}/restore"}, 200),
+    ]
+    log.statements()
+    for request, status in requests:
+        assert logged_client.request(**request).status_code == status
+        assert len(log.statements()) == 1
+
+
+def test_the_changes_send_one_statement(logged_client: TestClient, log: Log, url: str, user: str) -> None:
+    path = f"/api/{user}/changes"
+    cursor = logged_client.get(path).json()["cursor"]
+    for _ in range(3):
+        logged_client.post(url, json=TASK)
+    log.statements()
+    more = True
+    while more:
+        response = logged_client.get(path, params={"since": cursor, "limit": 2})
+        assert len(log.statements()) == 1
+        cursor, more = response.json()["cursor"], response.json()["more"]
+    for query in ({}, {"since": cursor}):
+        response = logged_client.get(path, params=query, headers={"If-None-Match": response.headers["etag"]})
+        assert response.status_code == 304
+        assert len(log.statements()) == 1
+    logged_client.delete(f"/api/{user}", params={"confirm": user})
+    log.statements()
+    assert logged_client.get(path, params={"since": cursor}).status_code == 410
+    assert len(log.statements()) == 1
+
+
+def test_erasing_a_user_sends_one_statement(logged_client: TestClient, log: Log, url: str, user: str) -> None:
+    logged_client.post(url, json=TASK)
+    for deleted in (1, 0):
+        log.statements()
+        assert logged_client.delete(f"/api/{user}", params={"confirm": user}).json() == {"deleted": deleted}
+        assert len(log.statements()) == 1
 
 
 def test_the_summary_sends_one_statement(logged_client: TestClient, log: Log, user: str) -> None:
@@ -187,6 +245,9 @@ def test_a_statement_contains_only_the_requested_filters(logged_client: TestClie
         "due_before=2030-01-01T00:00:00Z": "tasks.due_date <",
         "due_after=2030-01-01T00:00:00Z": "tasks.due_date >",
         "updated_after=2030-01-01T00:00:00Z": "tasks.updated_at >",
+        "completed_before=2030-01-01T00:00:00Z": "tasks.completed_at <",
+        "completed_after=2030-01-01T00:00:00Z": "tasks.completed_at >",
+        f"id={MISSING_ID}": "tasks.id = ANY",
         "total=true": "count(*)",
     }
     logged_client.get(url)
@@ -208,8 +269,14 @@ def test_readiness_sends_one_statement_and_health_sends_none(logged_client: Test
     assert log.statements() == []
 
 
-def test_invalid_input_sends_no_statement(logged_client: TestClient, log: Log, url: str) -> None:
+def test_invalid_input_sends_no_statement(logged_client: TestClient, log: Log, url: str, user: str) -> None:
     log.statements()
+    assert logged_client.post(url, json={"title": "t", "titel": "t"}).status_code == 422
+    assert logged_client.get(f"/api/{user}/changes?since=x").status_code == 422
+    assert logged_client.delete(f"/api/{user}?confirm=x").status_code == 422
+    not_version_4 = "c232ab00-9414-11ec-b3c8-9f6bdeced846"
+    response = logged_client.put(f"{url}/{not_version_4}", json=TASK, headers={"If-None-Match": "*"})
+    assert response.status_code == 422
     assert logged_client.post(url, json={"title": ""}).status_code == 422
     assert logged_client.get(f"{url}?limit=0").status_code == 422
     assert log.statements() == []

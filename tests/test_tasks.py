@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import Create, local
+from tests.conftest import Create, changed, local
 
 
 def test_create_returns_every_field_with_its_default(client: TestClient, url: str, user: str) -> None:
@@ -28,9 +28,12 @@ def test_create_returns_every_field_with_its_default(client: TestClient, url: st
         "tags": [],
         "due_date": None,
         "order": None,
+        "extra": {},
+        "version": task["version"],
         "created_at": task["created_at"],
         "updated_at": task["created_at"],
     }
+    assert response.headers["etag"] == f'"{task["version"]}"'
     assert response.headers["location"] == task["url"]
 
 
@@ -43,6 +46,7 @@ def test_create_stores_every_field_as_sent(client: TestClient, create: Create) -
         "tags": ["home", "a,b", '{"x"}', "🏠"],
         "due_date": "2026-12-24T17:00:00.500000Z",
         "order": -(2**31),
+        "extra": {"color": "red", "repeat": {"every": 2, "on": ["mon", None]}, "done": True},
     }
     task = create(**fields)
     assert task.items() >= fields.items()
@@ -78,17 +82,19 @@ def test_due_date_is_returned_in_utc(create: Create, sent: str, returned: str) -
 
 def test_read_only_fields_in_a_request_are_ignored(client: TestClient, user: str, create: Create) -> None:
     read_only = {"id": str(uuid4()), "user_id": "mallory", "url": "http://evil", "created_at": "2000-01-01T00:00:00Z"}
-    task = create(**read_only, completed_at="2000-01-01T00:00:00Z", updated_at="x")
+    task = create(**read_only, completed_at="2000-01-01T00:00:00Z", updated_at="x", version=-1)
     assert task["user_id"] == user
     assert task["id"] != read_only["id"]
     assert task["completed_at"] is None
     replaced = client.put(local(task["url"]), json=task | {"user_id": "mallory", "title": "new"}).json()
-    assert replaced == task | {"title": "new", "updated_at": replaced["updated_at"]}
+    assert replaced == task | {"title": "new"} | changed(replaced)
+    assert replaced["version"] > task["version"]
     assert client.get("/api/mallory/tasks/" + task["id"]).status_code == 404
 
 
 def test_put_resets_omitted_fields_to_their_defaults(client: TestClient, create: Create) -> None:
-    old = create(description="d", completed=True, priority="low", tags=["t"], due_date="2026-12-24T17:00:00Z", order=7)
+    fields = {"description": "d", "completed": True, "priority": "low", "tags": ["t"], "order": 7, "extra": {"a": 1}}
+    old = create(due_date="2026-12-24T17:00:00Z", **fields)
     new = client.put(local(old["url"]), json={"title": "new"}).json()
     assert new == old | {
         "title": "new",
@@ -99,8 +105,8 @@ def test_put_resets_omitted_fields_to_their_defaults(client: TestClient, create:
         "tags": [],
         "due_date": None,
         "order": None,
-        "updated_at": new["updated_at"],
-    }
+        "extra": {},
+    } | changed(new)
     assert new["updated_at"] > old["updated_at"]
 
 
@@ -118,20 +124,24 @@ def test_put_resets_omitted_fields_to_their_defaults(client: TestClient, create:
         {"order": None},
         {"order": 2**31 - 1},
         {"title": "new", "order": 0},
+        {"extra": {"b": [2]}},
+        {"extra": {}},
         {},
     ],
 )
 def test_patch_changes_only_the_fields_that_are_sent(
     client: TestClient, create: Create, change: dict[str, object]
 ) -> None:
-    old = create(description="d", completed=True, priority="high", tags=["t"], due_date="2026-12-24T17:00:00Z", order=7)
+    fields = {"description": "d", "completed": True, "priority": "high", "tags": ["t"], "order": 7, "extra": {"a": 1}}
+    old = create(due_date="2026-12-24T17:00:00Z", **fields)
     new = client.patch(local(old["url"]), json=change).json()
-    assert new == old | change | {"updated_at": new["updated_at"]}
+    assert new == old | change | changed(new)
+    assert new["version"] > old["version"]
     assert new["updated_at"] > old["updated_at"]
     assert client.get(local(old["url"])).json() == new
 
 
-@pytest.mark.parametrize("name", ["title", "completed", "priority", "tags"])
+@pytest.mark.parametrize("name", ["title", "completed", "priority", "tags", "extra"])
 def test_patch_rejects_null_for_fields_that_cannot_be_null(client: TestClient, create: Create, name: str) -> None:
     task = create(completed=True)
     response = client.patch(local(task["url"]), json={name: None})
@@ -163,7 +173,7 @@ def test_complete_with_a_body_is_idempotent(client: TestClient, create: Create) 
     path = local(create()["url"])
     first, second = (client.patch(f"{path}/complete", json={"completed": True}).json() for _ in range(2))
     assert first["completed"] is True
-    assert second == first | {"updated_at": second["updated_at"]}
+    assert second == first | changed(second)
     assert client.patch(f"{path}/complete", json={"completed": False}).json()["completed"] is False
 
 
@@ -171,7 +181,8 @@ def test_delete_returns_the_task_and_removes_it(client: TestClient, create: Crea
     task = create(tags=["undo"])
     path = local(task["url"])
     response = client.delete(path)
-    assert (response.status_code, response.json()) == (200, task)
+    assert (response.status_code, response.json()) == (200, task | changed(response.json()))
+    assert response.json()["version"] > task["version"]
     assert client.get(path).status_code == 404
     assert client.delete(path).status_code == 404
 
@@ -212,4 +223,5 @@ def test_user_id_may_be_any_text_without_a_slash(client: TestClient, user_id: st
     created = client.post(f"/api/{encoded}/tasks", json={"title": "t"})
     assert created.json()["user_id"] == user_id
     assert created.json()["url"].startswith(f"http://testserver/api/{encoded}/tasks/")
-    assert client.delete(local(created.json()["url"])).json() == created.json()
+    deleted = client.delete(local(created.json()["url"])).json()
+    assert deleted == created.json() | changed(deleted)

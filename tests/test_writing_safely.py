@@ -1,13 +1,15 @@
 """Tests of conditional requests (RFC 9110, section 13) and of the Idempotency-Key header."""
 
+import hashlib
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
 from tests.conftest import Create, local
-from tests.helpers import concurrently
+from tests.helpers import concurrently, fetch_value
 
 WRITES: list[tuple[str, str, Any]] = [
     ("PUT", "", {"title": "new"}),
@@ -60,6 +62,22 @@ def test_list_returns_304_until_one_of_its_tasks_changes(client: TestClient, url
     client.patch(local(task["url"]), json={"title": "new"})
     assert client.get(url, headers={"If-None-Match": etag}).status_code == 200
     assert client.get(f"/api/user-{uuid4()}/tasks", headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_version_of_a_listed_task_is_what_if_match_needs(client: TestClient, url: str, create: Create) -> None:
+    create(), create()
+    for method, suffix, body in WRITES:
+        for task in client.get(url).json():
+            path = local(task["url"])
+            assert get_etag(client, path) == f'"{task["version"]}"'
+            headers = {"If-Match": f'"{task["version"]}"'}
+            response = client.request(method, path + suffix, json=body, headers=headers)
+            assert response.status_code == 200
+            assert response.json()["version"] > task["version"]
+            if method != "DELETE":
+                assert response.headers["etag"] == f'"{response.json()["version"]}"'
+                assert client.request(method, path + suffix, json=body, headers=headers).status_code == 412
+    assert client.get(url).json() == []
 
 
 @writes
@@ -145,25 +163,28 @@ def test_only_one_of_several_writes_with_one_etag_succeeds(client: TestClient, c
     assert client.get(path).json() == succeeded.json()
 
 
-def test_deleted_task_created_again_by_its_key_has_another_etag(client: TestClient, url: str) -> None:
+def test_idempotency_key_of_a_deleted_task_returns_410(client: TestClient, url: str) -> None:
     headers = {"Idempotency-Key": "k"}
-    first = client.post(url, json={"title": "t"}, headers=headers)
-    client.delete(local(first.json()["url"]))
-    second = client.post(url, json={"title": "t"}, headers=headers)
-    assert second.json()["id"] == first.json()["id"]
-    assert second.headers["etag"] != first.headers["etag"]
-    assert "idempotent-replayed" not in second.headers
+    path = local(client.post(url, json={"title": "t"}, headers=headers).json()["url"])
+    client.delete(path)
+    assert client.post(url, json={"title": "t"}, headers=headers).status_code == 410
+    assert client.post(url, json={"title": "other"}, headers=headers).status_code == 422
+    assert client.get(url).json() == []
+    restored = client.post(f"{path}/restore")
+    repeated = client.post(url, json={"title": "t"}, headers=headers)
+    assert (repeated.status_code, repeated.json()) == (201, restored.json())
+    assert repeated.headers["idempotent-replayed"] == "true"
 
 
 def test_repeated_idempotency_key_with_the_same_body_creates_one_task(client: TestClient, url: str) -> None:
     headers = {"Idempotency-Key": str(uuid4())}
-    first = client.post(url, json={"title": "t", "tags": ["a"]}, headers=headers)
+    fields = {"title": "t", "tags": ["a"], "extra": {"a": 0, "b": {"c": 1, "d": 2}}}
+    first = client.post(url, json=fields, headers=headers)
     assert "idempotent-replayed" not in first.headers
     assert UUID(first.json()["id"]).version == 4
     # The same task in other JSON.
-    second = client.post(
-        url, content=b'{"tags" : ["a"],\n "title":" t"}', headers=headers | {"Content-Type": "application/json"}
-    )
+    body = b'{"extra": {"b": {"d": 2, "c": 1}, "a": 0}, "tags" : ["a"],\n "title":" t", "user_id": "x"}'
+    second = client.post(url, content=body, headers=headers | {"Content-Type": "application/json"})
     assert second.status_code == 201
     assert second.headers["idempotent-replayed"] == "true"
     assert second.json() == first.json()
@@ -185,12 +206,28 @@ def test_repeated_idempotency_key_returns_the_current_task(client: TestClient, u
 def test_repeated_idempotency_key_with_another_body_is_rejected(client: TestClient, url: str) -> None:
     headers = {"Idempotency-Key": "k"}
     first = client.post(url, json={"title": "t"}, headers=headers)
-    for body in ({"title": "u"}, {"title": "t", "completed": True}, {"title": "t", "tags": ["a"]}):
+    for body in ({"title": "u"}, {"title": "t", "completed": True}, {"title": "t", "extra": {"a": 1}}):
         response = client.post(url, json=body, headers=headers)
         assert response.status_code == 422
         assert response.json()["errors"][0]["loc"] == ["header", "idempotency-key"]
     assert client.get(url).json() == [first.json()]
     assert get_etag(client, local(first.json()["url"])) == first.headers["etag"]
+
+
+def test_idempotency_key_sent_to_version_1_is_replayed(
+    client: TestClient, url: str, user: str, database_url: str
+) -> None:
+    def digest(*parts: str) -> str:
+        return str(UUID(bytes=hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest(), version=4))
+
+    body = (
+        '{"title":"t","description":null,"completed":false,"priority":"medium","tags":[],"due_date":null,"order":null}'
+    )
+    statement = "INSERT INTO tasks (user_id, id, title, fingerprint) VALUES (%s, %s, 't', %s)"
+    fetch_value(database_url, statement, user, digest(user, "k"), digest(body))
+    response = client.post(url, json={"title": "t"}, headers={"Idempotency-Key": "k"})
+    assert (response.status_code, response.headers.get("idempotent-replayed")) == (201, "true")
+    assert client.get(url).json() == [response.json()]
 
 
 def test_idempotency_key_applies_to_one_user_only(client: TestClient, url: str) -> None:
@@ -226,3 +263,124 @@ def test_idempotency_key_outside_1_to_255_visible_characters_is_rejected(
 @pytest.mark.parametrize("key", ["!", "~" * 255, '"8e03978e-40d5-43dd-bc93-6894a57f9324"', "{}\\'%s--"])
 def test_idempotency_key_may_be_any_visible_ascii_characters(client: TestClient, url: str, key: str) -> None:
     assert client.post(url, json={"title": "t"}, headers={"Idempotency-Key": key}).status_code == 201
+
+
+def create_with_id(client: TestClient, path: str, **fields: object) -> httpx2.Response:
+    """Send a create under an id that the client made."""
+    return client.put(path, json={"title": "t"} | fields, headers={"If-None-Match": "*"})
+
+
+def test_create_with_the_clients_id_returns_201(client: TestClient, url: str, user: str) -> None:
+    path = f"{url}/{uuid4()}"
+    response = create_with_id(client, path, extra={"a": 1}, completed=True)
+    assert response.status_code == 201
+    task = response.json()
+    assert (task["url"], task["user_id"], task["extra"]) == (f"http://testserver{path}", user, {"a": 1})
+    assert task["completed_at"] == task["created_at"] == task["updated_at"]
+    assert response.headers["etag"] == f'"{task["version"]}"'
+    assert "idempotent-replayed" not in response.headers
+    assert client.get(url).json() == [client.get(path).json()] == [task]
+
+
+def test_repeated_create_with_the_clients_id_returns_the_current_task(client: TestClient, url: str) -> None:
+    path = f"{url}/{uuid4()}"
+    create_with_id(client, path, extra={"a": 1, "b": 2})
+    changed = client.patch(path, json={"title": "u", "completed": True})
+    repeated = create_with_id(client, path, extra={"b": 2, "a": 1}, id="ignored", version=0)
+    assert (repeated.status_code, repeated.json()) == (201, changed.json())
+    assert repeated.headers["etag"] == changed.headers["etag"]
+    assert repeated.headers["idempotent-replayed"] == "true"
+    assert get_etag(client, path) == changed.headers["etag"]
+
+
+def test_create_with_the_id_of_another_task_returns_412(client: TestClient, url: str, create: Create) -> None:
+    path = f"{url}/{uuid4()}"
+    tasks = [create_with_id(client, path).json(), create(title="t")]
+    key = client.post(url, json={"title": "t"}, headers={"Idempotency-Key": "k"}).json()
+    for response in (
+        create_with_id(client, path, title="u"),
+        create_with_id(client, path, extra={"a": 1}),
+        create_with_id(client, local(tasks[1]["url"])),
+        create_with_id(client, local(key["url"])),
+    ):
+        assert (response.status_code, response.json()["title"]) == (412, "Precondition Failed")
+    assert client.get(f"{url}?sort=created_at").json() == [*tasks, key]
+
+
+def test_create_with_the_id_of_a_deleted_task_returns_410(client: TestClient, url: str, create: Create) -> None:
+    paths = [f"{url}/{uuid4()}", local(create()["url"])]
+    create_with_id(client, paths[0])
+    for path in paths:
+        client.delete(path)
+        assert create_with_id(client, path).status_code == 410
+        assert create_with_id(client, path, title="u").status_code == 410
+    assert client.get(url).json() == []
+
+
+def test_clients_id_belongs_to_one_user_only(client: TestClient, url: str) -> None:
+    task_id, other = uuid4(), f"/api/user-{uuid4()}/tasks"
+    assert create_with_id(client, f"{url}/{task_id}").status_code == 201
+    assert create_with_id(client, f"{other}/{task_id}", title="theirs").status_code == 201
+    client.delete(f"{other}/{task_id}")
+    assert client.get(f"{url}/{task_id}").json()["title"] == "t"
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    [
+        "c232ab00-9414-11ec-b3c8-9f6bdeced846",  # version 1
+        "5df41881-3aed-3515-88a7-2f4a814cf09e",  # version 3
+        "01863ef8-5b5d-7c1e-9f0a-4c559d530c3d",  # version 7
+        "00000000-0000-0000-0000-000000000000",
+        "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        "5b1d6c1e-8f0a-4c55-0d53-0c3d8f7b2a10",  # of another variant
+    ],
+)
+def test_clients_id_that_is_not_a_uuid_4_is_rejected(client: TestClient, url: str, task_id: str) -> None:
+    response = create_with_id(client, f"{url}/{task_id}")
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["loc"] == ["path", "task_id"]
+    assert client.get(url).json() == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"If-None-Match": '"1"'},
+        {"If-None-Match": ""},
+        {"If-None-Match": "*, *"},
+        {"If-None-Match": "*", "If-Match": "*"},
+        {"If-None-Match": "*", "If-Match": '"1"'},
+    ],
+)
+def test_put_rejects_other_values_of_if_none_match(
+    client: TestClient, url: str, create: Create, headers: dict[str, str]
+) -> None:
+    task = create()
+    for path in (local(task["url"]), f"{url}/{uuid4()}"):
+        response = client.put(path, json={"title": "u"}, headers=headers)
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["loc"] == ["header", "if-none-match"]
+    assert client.get(url).json() == [task]
+
+
+def test_put_without_if_none_match_creates_no_task(client: TestClient, url: str) -> None:
+    for headers in ({}, {"If-Match": "*"}):
+        assert client.put(f"{url}/{uuid4()}", json={"title": "t"}, headers=headers).status_code == 404
+    assert client.get(url).json() == []
+
+
+def test_50_concurrent_creates_with_one_id_make_one_task(client: TestClient, url: str) -> None:
+    path = f"{url}/{uuid4()}"
+    responses = concurrently(50, lambda _: create_with_id(client, path))
+    (task,) = client.get(url).json()
+    assert [response.status_code for response in responses] == [201] * 50
+    assert all(response.json() == task for response in responses)
+    assert sum("idempotent-replayed" not in response.headers for response in responses) == 1
+
+
+def test_one_of_50_concurrent_creates_with_different_bodies_succeeds(client: TestClient, url: str) -> None:
+    path = f"{url}/{uuid4()}"
+    responses = concurrently(50, lambda number: create_with_id(client, path, title=f"by {number}"))
+    assert sorted(response.status_code for response in responses) == [201] + [412] * 49
+    assert client.get(url).json() == [response.json() for response in responses if response.status_code == 201]
