@@ -538,7 +538,7 @@ def test_copies_are_exact_after_crashes_and_late_commits(postgres: Postgres, run
             await asyncio.to_thread(services.restart, 1)
 
         load = Load(services, postgres.dsn())
-        differing = asyncio.run(asyncio.wait_for(load.run(faults), 90))
+        differing = asyncio.run(asyncio.wait_for(load.run(faults), 180))
     print(dict(differing), dict(load.counts))
     assert not differing.total()
 
@@ -554,7 +554,7 @@ def test_copies_are_exact_through_a_pooler_in_transaction_mode() -> None:
                 await asyncio.sleep(SECONDS_BETWEEN)
 
             load = Load(services, postgres.dsn())
-            differing = asyncio.run(asyncio.wait_for(load.run(faults), 60))
+            differing = asyncio.run(asyncio.wait_for(load.run(faults), 180))
         print(dict(differing), dict(load.counts))
         assert not differing.total()
 
@@ -632,7 +632,7 @@ def test_no_mix_of_writes_of_one_user_deadlocks(postgres: Postgres, user: str, e
             assert follower.tasks == await list_all(connection, user)
             connection.close()
 
-        asyncio.run(asyncio.wait_for(scenario(), 60))
+        asyncio.run(asyncio.wait_for(scenario(), 180))
         assert "deadlock detected" not in postgres.log()
     print(sorted(statuses.items()))
     assert {status for _, status in statuses} <= {200, 201, 404, 410, 412}
