@@ -132,6 +132,9 @@ class History(RuleBasedStateMachine):
 
     @rule(entry=entries, other=st.none() | BODY)
     def repeat_create(self, entry: Entry, other: dict[str, Any] | None) -> None:
+        self.repeat(entry, other)
+
+    def repeat(self, entry: Entry, other: dict[str, Any] | None = None) -> None:
         body = entry.body if other is None else other
         is_same = entry.how != "plain" and DEFAULTS | body == DEFAULTS | entry.body
         if entry.how == "plain":  # a client makes an id that the service has made
@@ -271,6 +274,9 @@ class History(RuleBasedStateMachine):
         self.replicas[number] = Replica()
 
     def teardown(self) -> None:
+        for entry in self.model.values():
+            if entry.deleted_on is not None:
+                self.repeat(entry)
         for number in range(len(self.replicas)):
             self.complete(number, limit=2)
         assert self.list_tasks() == self.living_tasks()
@@ -371,7 +377,7 @@ def encode(filters: dict[str, Any]) -> str:
 def test_replicas_equal_the_tasks_after_any_history(client: TestClient, database_url: str) -> None:
     options = settings(
         max_examples=20,
-        stateful_step_count=40,
+        stateful_step_count=30,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
