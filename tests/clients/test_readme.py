@@ -224,7 +224,10 @@ def test_the_generated_client_works_as_documented(adapt: Adapt, tmp_path: Path, 
 # The part of ra-data-json-server that the example uses.
 REST = """
 const jsonServerProvider = url => ({
-  getOne: async (resource, { id }) => ({ data: await (await fetch(`${url}/${resource}/${id}`)).json() }),
+  getMany: async (resource, { ids }) => {
+    const response = await fetch(`${url}/${resource}?${ids.map(id => `id=${id}`).join('&')}`)
+    return { data: await response.json() }
+  },
 })
 """
 LISTS = """
