@@ -182,7 +182,9 @@ def main() -> None:
         "--seconds", type=int, default=3, help="the duration of one run of wrk; other loads take a multiple of it"
     )
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--tasks", type=int, default=1_000_000, help="the number of tasks; each user has 100")
+    parser.add_argument(
+        "--tasks", type=int, default=1_000_000, help="each user has 100; fewer for a trial: the headings name 1,000,000"
+    )
     parser.add_argument("--out", type=Path, default=HERE, help="the folder of the results")
     options = parser.parse_args()
     parts = options.parts.split(",")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import httpx2
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Request, Route, expect
 
@@ -550,6 +551,23 @@ def test_the_list_is_loaded_again_when_the_cursor_is_too_old(page: Page, create_
         pass
     create_task("Buy eggs")
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
+
+
+def test_a_failed_write_hides_no_change_made_meanwhile(page: Page, tasks: Tasks) -> None:
+    delayed_changes = delay_first(page, "/changes[?]", "GET")
+    with page.expect_request(re.compile("/changes[?]")):
+        pass
+    delayed_toggle = delay_first(page, "/complete$", "PATCH")
+    with page.expect_request("**/complete"):
+        page.get_by_role("checkbox", name="Done: Buy milk").click()
+    httpx2.patch(tasks()[0]["url"], json={"title": "Buy oat milk"})
+    with page.expect_response(re.compile("/changes[?]")):
+        delayed_changes[0].continue_()
+    page.wait_for_timeout(500)
+    respond_503(delayed_toggle)
+    expect(message(page)).to_have_text(DETAIL)
+    expect(titles(page)).to_have_text(["Buy oat milk"])
+    expect(page.get_by_role("checkbox", name="Done: Buy oat milk")).not_to_be_checked()
 
 
 def test_a_hidden_tab_asks_less_often(page: Page, create_task: CreateTask) -> None:
