@@ -530,7 +530,8 @@ def test_a_change_elsewhere_appears_where_it_belongs(page: Page, create_task: Cr
 
 @pytest.mark.parametrize("label", ["Newest", "Due first", "Most important", "Title", "Last changed"])
 def test_changes_elsewhere_are_sorted_as_by_the_service(page: Page, create_task: CreateTask, label: str) -> None:
-    page.get_by_label("Sort by").select_option(label)
+    with page.expect_response("**/tasks?*"):
+        page.get_by_label("Sort by").select_option(label)
     for title, fields in {
         "apples": {"due_date": "2040-01-02T00:00:00Z"},
         "Cherries": {"priority": "high"},
@@ -546,6 +547,8 @@ def test_changes_elsewhere_are_sorted_as_by_the_service(page: Page, create_task:
 
 
 def test_the_list_is_loaded_again_when_the_cursor_is_too_old(page: Page, create_task: CreateTask) -> None:
+    with page.expect_response(re.compile("/changes[?]since=")):
+        pass
     page.route(re.compile("/changes[?]since="), lambda route: respond(route, 410), times=1)
     with page.expect_response("**/tasks?*"), page.expect_response("**/changes"):
         pass
