@@ -504,11 +504,12 @@ def erase_user(user_id: str) -> Query[int]:
 
 @cache
 def _erase_user() -> Statement[int]:
-    # The counter comes first: it is the first lock of every write.
-    counter = sa.delete(User).where(col(User.user_id) == USER_ID).returning(col(User.revision)).cte("counter")
-    locked = sa.select(sa.func.count().label("n")).select_from(counter).scalar_subquery()
-    erased = sa.delete(Task).where(IS_OWNER, locked >= 0).returning(col(Task.deleted_at)).cte("erased")
-    return _compile(sa.select(sa.func.count()).select_from(erased).where(erased.c.deleted_at.is_(None)))
+    # Two statements in one message. The first waits for the user's other writes, so that the second sees them.
+    locked = _compile(sa.select(col(User.revision)).where(col(User.user_id) == USER_ID).with_for_update())
+    counter = sa.delete(User).where(col(User.user_id) == USER_ID).cte("counter")
+    erased = sa.delete(Task).where(IS_OWNER).returning(col(Task.deleted_at)).cte("erased")
+    count = sa.select(sa.func.count()).select_from(erased).where(erased.c.deleted_at.is_(None))
+    return Statement(f"{locked.sql}; {_compile(count.add_cte(counter)).sql}")
 
 
 # ---- The JSON of a task ---------------------------------------------------------------------

@@ -182,6 +182,9 @@ def main() -> None:
         "--seconds", type=int, default=3, help="the duration of one run of wrk; other loads take a multiple of it"
     )
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument(
+        "--tasks", type=int, default=1_000_000, help="each user has 100; fewer for a trial: the headings name 1,000,000"
+    )
     parser.add_argument("--out", type=Path, default=HERE, help="the folder of the results")
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -199,7 +202,7 @@ def main() -> None:
         data = Data(0, "", Path())
         if parts != ["overload"]:  # which creates its own data
             log("filling the table")
-            data = seed(server, "large", Path(folder), tasks=1_000_000, users=10_000)
+            data = seed(server, "large", Path(folder), tasks=options.tasks, users=options.tasks // 100)
         bench = Bench(server, data, Path(folder), options.seconds, options.turns)
         for part in parts:
             log(part)

@@ -1,5 +1,6 @@
 """The PostgreSQL that all programs use, and its tasks."""
 
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +24,22 @@ CONFIGURATION = {
 
 FILL = """
 INSERT INTO tasks (user_id, id, title, description, completed, completed_at, priority, tags, due_date, "order",
-                   created_at, updated_at)
+                   created_at, updated_at, extra, revision, deleted_at)
 SELECT coalesce(%(user)s, 'user-' || n %% %(users)s), gen_random_uuid(), 'Task number ' || n,
        CASE WHEN n %% 3 = 0 THEN 'With some words about what is to be done' END,
        n %% 4 = 0, CASE WHEN n %% 4 = 0 THEN now() END,
        (ARRAY['low', 'medium', 'high'])[1 + n %% 3]::task_priority,
        CASE n %% 5 WHEN 0 THEN '{}' WHEN 1 THEN '{home}' ELSE '{work,home}' END::text[],
        CASE WHEN n %% 2 = 0 THEN now() + n * interval '1 minute' END, CASE WHEN n %% 7 = 0 THEN n END,
-       now() - n * interval '1 second', now() - n * interval '1 second'
+       now() - n * interval '1 second', now() - n * interval '1 second',
+       CASE WHEN n %% 5 = 0 THEN '{"color": "red"}' ELSE '{}' END::json, %(epoch)s + n,
+       CASE WHEN n %% %(keep_every)s > 0 THEN now() - interval '1 day' END
 FROM generate_series(1, %(tasks)s) AS n
+"""
+
+COUNT = """
+INSERT INTO task_users (user_id, epoch, revision)
+SELECT user_id, %(epoch)s, max(revision) FROM tasks WHERE revision > %(epoch)s GROUP BY user_id
 """
 
 
@@ -50,13 +58,20 @@ class Data:
             cursor.execute(sql, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def add(self, tasks: int, user: str | None = None) -> None:
-        """Insert so many tasks, for `user` or distributed evenly over user-0, user-1 and so on."""
-        self.run(FILL, tasks=tasks, users=self.users, user=user)
+    def add(self, tasks: int, user: str | None = None, *, keep_every: int = 1) -> None:
+        """Insert so many tasks, for `user` or distributed evenly over user-0, user-1 and so on.
+
+        Only one of `keep_every` tasks is not deleted. The users must be new.
+        """
+        epoch = int(time.time() * 1_000_000)
+        self.run(FILL, tasks=tasks, users=self.users, user=user, epoch=epoch, keep_every=keep_every)
+        self.run(COUNT, epoch=epoch)
 
     def restore(self) -> None:
-        """Delete the tasks that loads have created, and vacuum."""
-        self.run("DELETE FROM tasks WHERE user_id >= 'writer-' AND user_id < 'writer.'")  # with the collation C
+        """Remove the tasks that loads have created, and vacuum."""
+        for table in ("tasks", "task_users"):
+            # The collation of the database sorts by code point.
+            self.run(f"DELETE FROM {table} WHERE user_id >= 'writer-' AND user_id < 'writer.'")  # noqa: S608
         self.run("VACUUM ANALYZE")
 
     def settle(self) -> None:

@@ -24,6 +24,7 @@ from tests.servers import relaying
 ONE_WAY = 0.010  # seconds, the latency in each direction
 BODY = {"title": "Buy milk", "priority": "high", "tags": ["home"]}
 TASKS, ONE = "/api/{user_id}/tasks", "/api/{user_id}/tasks/{task_id}"
+RESTORE = f"POST {ONE}/restore"
 
 # The query and the body for each endpoint that uses the database.
 REQUESTS: dict[str, tuple[str, Any]] = {
@@ -36,7 +37,7 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     f"PATCH {ONE}": ("", {"title": "Buy more milk"}),
     f"DELETE {ONE}": ("", None),
     f"PATCH {ONE}/complete": ("", None),
-    f"POST {ONE}/restore": ("", None),
+    RESTORE: ("", None),
     "GET /api/{user_id}/changes": ("?limit=20", None),
     "GET /api/{user_id}": ("", None),
     "DELETE /api/{user_id}": ("?confirm={user_id}", None),
@@ -65,13 +66,15 @@ def measure(data: Data, folder: Path, times: int) -> Iterator[dict[str, Any]]:
 
 
 def median_milliseconds(client: http.client.HTTPConnection, name: str, times: int) -> float:
-    """Return the median of so many requests, each for a new task, after three that do not count."""
+    """Return the median of so many requests, each of a new user with one task, after three that do not count."""
     method, path = name.split()
     query, body = REQUESTS[name]
     milliseconds = []
     for _ in range(times + 3):
         user = f"writer-{uuid4()}"
         task = json.loads(send(client, "POST", TASKS.format(user_id=user), BODY))["id"]
+        if name == RESTORE:
+            send(client, "DELETE", ONE.format(user_id=user, task_id=task))
         target = (path + query).format(user_id=user, task_id=task)
         milliseconds.append(timed(lambda: send(client, method, target, body)))  # noqa: B023
     return statistics.median(milliseconds[3:])

@@ -14,9 +14,10 @@ from blacksheep.server.responses import not_found
 from blacksheep.settings.json import json_settings
 
 LIST = """SELECT id, user_id, title, description, completed, completed_at, priority, tags, due_date,
-  "order", created_at, updated_at FROM tasks WHERE user_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2"""
+  "order", extra, version, created_at, updated_at FROM tasks WHERE user_id = $1 AND deleted_at IS NULL
+  ORDER BY created_at DESC, id DESC LIMIT $2"""
 READ = """SELECT id, user_id, title, description, completed, completed_at, priority, tags, due_date,
-  "order", created_at, updated_at FROM tasks WHERE user_id = $1 AND id = $2"""
+  "order", extra, version, created_at, updated_at FROM tasks WHERE user_id = $1 AND id = $2"""
 
 
 def dumps(value: Any) -> str:
@@ -28,9 +29,13 @@ json_settings.use(loads=orjson.loads, dumps=dumps)
 app = Application()
 
 
+async def set_json_codec(connection: asyncpg.Connection) -> None:
+    await connection.set_type_codec("json", encoder=dumps, decoder=orjson.loads, schema="pg_catalog")
+
+
 @app.lifespan
 async def open_pool() -> AsyncIterator[None]:
-    async with asyncpg.create_pool(os.environ["DATABASE_URL"], max_size=20) as pool:
+    async with asyncpg.create_pool(os.environ["DATABASE_URL"], max_size=20, init=set_json_codec) as pool:
         app.services.register(asyncpg.Pool, instance=pool)
         yield
 

@@ -4,14 +4,14 @@ import { randomUUID } from 'node:crypto'
 import postgres from '@fastify/postgres'
 import Fastify from 'fastify'
 import pg from 'pg'
-import './timestamps.js'
+import './types.js'
 import { start } from './workers.js'
 
 const fastify = Fastify()
 fastify.register(postgres, { pg, connectionString: process.env.DATABASE_URL, max: 20 })
 
-const COLUMNS = `id, user_id, title, description, completed, completed_at, priority, tags, due_date, "order",
-  created_at, updated_at`
+const COLUMNS = `id, user_id, title, description, completed, completed_at, priority, tags, due_date, "order", extra,
+  version, created_at, updated_at`
 
 const text = { type: 'string' }
 const textOrNull = { type: 'string', nullable: true }
@@ -23,6 +23,7 @@ const writable = {
   tags: { type: 'array', items: text, maxItems: 20, default: [] },
   due_date: { type: 'string', nullable: true, default: null },
   order: { type: 'integer', nullable: true, default: null },
+  extra: { type: 'object', default: {} },
 }
 const task = {
   type: 'object',
@@ -38,6 +39,8 @@ const task = {
     tags: { type: 'array', items: text },
     due_date: textOrNull,
     order: { type: 'integer', nullable: true },
+    extra: { type: 'object', additionalProperties: true },
+    version: { type: 'integer' },
     created_at: text,
     updated_at: text,
   },
@@ -54,7 +57,8 @@ const list = {
 }
 fastify.get('/api/:userId/tasks', { schema: list }, async (request) => {
   const { rows } = await fastify.pg.query(
-    `SELECT ${COLUMNS} FROM tasks WHERE user_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2`,
+    `SELECT ${COLUMNS} FROM tasks WHERE user_id = $1 AND deleted_at IS NULL
+     ORDER BY created_at DESC, id DESC LIMIT $2`,
     [request.params.userId, request.query.limit],
   )
   return rows.map((row) => toJson(request, row))
@@ -62,11 +66,12 @@ fastify.get('/api/:userId/tasks', { schema: list }, async (request) => {
 
 const create = { body: { type: 'object', required: ['title'], properties: writable }, response: { 201: task } }
 fastify.post('/api/:userId/tasks', { schema: create }, async (request, reply) => {
-  const { title, description, completed, priority, tags, due_date, order } = request.body
+  const { title, description, completed, priority, tags, due_date, order, extra } = request.body
   const { rows } = await fastify.pg.query(
-    `INSERT INTO tasks (user_id, id, title, description, completed, completed_at, priority, tags, due_date, "order")
-     VALUES ($1, $2, $3, $4, $5::boolean, CASE WHEN $5 THEN now() END, $6, $7, $8, $9) RETURNING ${COLUMNS}`,
-    [request.params.userId, randomUUID(), title, description, completed, priority, tags, due_date, order],
+    `INSERT INTO tasks (user_id, id, title, description, completed, completed_at, priority, tags, due_date, "order",
+       extra)
+     VALUES ($1, $2, $3, $4, $5::boolean, CASE WHEN $5 THEN now() END, $6, $7, $8, $9, $10) RETURNING ${COLUMNS}`,
+    [request.params.userId, randomUUID(), title, description, completed, priority, tags, due_date, order, extra],
   )
   reply.code(201)
   return toJson(request, rows[0])

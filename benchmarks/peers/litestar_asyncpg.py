@@ -4,18 +4,20 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 from litestar import Litestar, Request, get
 from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
-from msgspec import Struct
+from msgspec import Struct, json
 
 LIST = """SELECT id, user_id, title, description, completed, completed_at, priority, tags, due_date,
-  "order", created_at, updated_at FROM tasks WHERE user_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2"""
+  "order", extra, version, created_at, updated_at FROM tasks WHERE user_id = $1 AND deleted_at IS NULL
+  ORDER BY created_at DESC, id DESC LIMIT $2"""
 READ = """SELECT id, user_id, title, description, completed, completed_at, priority, tags, due_date,
-  "order", created_at, updated_at FROM tasks WHERE user_id = $1 AND id = $2"""
+  "order", extra, version, created_at, updated_at FROM tasks WHERE user_id = $1 AND id = $2"""
 
 
 class Task(Struct):
@@ -30,13 +32,19 @@ class Task(Struct):
     tags: list[str]
     due_date: datetime | None
     order: int | None
+    extra: dict[str, Any]
+    version: int
     created_at: datetime
     updated_at: datetime
 
 
+async def set_json_codec(connection: asyncpg.Connection) -> None:
+    await connection.set_type_codec("json", encoder=json.encode, decoder=json.decode, schema="pg_catalog")
+
+
 @asynccontextmanager
 async def lifespan(app: Litestar) -> AsyncIterator[None]:
-    async with asyncpg.create_pool(os.environ["DATABASE_URL"], max_size=20) as pool:
+    async with asyncpg.create_pool(os.environ["DATABASE_URL"], max_size=20, init=set_json_codec) as pool:
         app.state.pool = pool
         yield
 

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
-from sqlalchemy import BigInteger, DateTime, Enum, Text
+from sqlalchemy import JSON, BigInteger, DateTime, Enum, Text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
@@ -34,6 +34,7 @@ class TaskBase(SQLModel):
     tags: list[str] = Field(default=[], sa_type=ARRAY(Text))
     due_date: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
     order: int | None = None
+    extra: dict[str, Any] = Field(default={}, sa_type=JSON)
 
 
 class Task(TaskBase, table=True):
@@ -45,6 +46,7 @@ class Task(TaskBase, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=DateTime(timezone=True))
     updated_at: datetime = Field(default_factory=now, sa_type=DateTime(timezone=True))
     version: int = Field(default=1, sa_type=BigInteger)
+    deleted_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
 
 
 class TaskCreate(TaskBase):
@@ -56,6 +58,7 @@ class TaskPublic(TaskBase):
     user_id: str
     url: str
     completed_at: datetime | None
+    version: int
     created_at: datetime
     updated_at: datetime
 
@@ -84,7 +87,8 @@ def read_tasks(
     request: Request, session: SessionDep, user_id: str, limit: Annotated[int, Query(ge=1, le=1000)] = 1000
 ) -> list[TaskPublic]:
     newest_first = (col(Task.created_at).desc(), col(Task.id).desc())
-    tasks = session.exec(select(Task).where(Task.user_id == user_id).order_by(*newest_first).limit(limit)).all()
+    living = select(Task).where(Task.user_id == user_id, col(Task.deleted_at).is_(None))
+    tasks = session.exec(living.order_by(*newest_first).limit(limit)).all()
     return [public(request, task) for task in tasks]
 
 

@@ -22,14 +22,16 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (HERE / "README.md").read_text()
 FRONT_ENDS = (HERE / "docs/front-ends.md").read_text()
 
-# Changes each task right after the page has read it, as another client could.
+# Changes the newest task right after the page has read the list, as another client could.
 CONFLICT = """
 const originalFetch = fetch
 globalThis.fetch = async (url, options) => {
   const response = await originalFetch(url, options)
   const headers = {'Content-Type': 'application/json'}
-  const readsTask = !options && !url.endsWith('/tasks')
-  if (readsTask) await originalFetch(url, {method: 'PATCH', headers, body: '{"order": 1}'})
+  if (!options) {
+    const [newest] = await response.clone().json()
+    await originalFetch(newest.url, {method: 'PATCH', headers, body: '{"order": 1}'})
+  }
   return response
 }
 """
@@ -241,7 +243,8 @@ const fetchUtils = {
   },
 }
 const jsonServerProvider = (url, httpClient) => ({
-  getOne: async (resource, { id }) => ({ data: (await httpClient(`${url}/${resource}/${id}`)).json }),
+  getMany: async (resource, { ids }) =>
+    ({ data: (await httpClient(`${url}/${resource}?${ids.map(id => `id=${id}`).join('&')}`)).json }),
 })
 """
 LISTS = """

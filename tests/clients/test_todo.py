@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import httpx2
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Request, Route, expect
 
@@ -78,9 +79,25 @@ def delay_first(page: Page, path: str, method: str) -> list[Route]:
     return delayed
 
 
-def respond_503(delayed: list[Route]) -> None:
+def respond(route: Route, status: int) -> None:
     headers = {"Access-Control-Allow-Origin": "*", "Content-Type": "application/problem+json"}
-    delayed[0].fulfill(status=503, headers=headers, json={"detail": DETAIL})
+    route.fulfill(status=status, headers=headers, json={"detail": DETAIL})
+
+
+def respond_503(delayed: list[Route]) -> None:
+    respond(delayed[0], 503)
+
+
+def lose_response(route: Route) -> None:
+    route.fetch()  # the service carries the request out
+    route.abort()
+
+
+def requests_of(page: Page, part: str) -> list[str]:
+    """Return a list to which each further request is added whose URL contains the part: its method and its URL."""
+    found: list[str] = []
+    page.on("request", lambda request: found.append(f"{request.method} {request.url}") if part in request.url else None)
+    return found
 
 
 # ---- One task -------------------------------------------------------------------------------
@@ -116,6 +133,7 @@ def test_a_reload_shows_the_same_tasks(page: Page) -> None:
 
 
 def test_editing_a_task_sends_only_changed_fields(page: Page, tasks: Tasks) -> None:
+    sent = requests_of(page, "/tasks/")
     form = edit(page, "Buy milk")
     expect(form.get_by_label("Title")).to_be_focused()
     expect(form.get_by_label("Description")).to_have_value("Two litres")
@@ -125,6 +143,7 @@ def test_editing_a_task_sends_only_changed_fields(page: Page, tasks: Tasks) -> N
         form.get_by_role("button", name="Save").click()
     assert saving.value.request.post_data_json == {"title": "Buy oat milk", "tags": ["home", "shop"]}
     assert re.fullmatch(r'"\d+"', saving.value.request.headers["if-match"])
+    assert [request.split()[0] for request in sent if not request.startswith("OPTIONS")] == ["PATCH"]  # no read
     expect(row(page, "Buy oat milk")).to_contain_text("#home #shop")
     expect(form).to_be_hidden()
     expect(page.get_by_role("button", name="Edit: Buy oat milk")).to_be_focused()
@@ -156,16 +175,17 @@ def test_two_quick_clicks_restore_the_state(page: Page, tasks: Tasks) -> None:
     assert tasks()[0]["completed"] is False
 
 
-def test_undo_restores_a_deleted_task(page: Page, tasks: Tasks) -> None:
-    add(page, "Buy eggs")
-    expect(count_of(page, "All")).to_have_text("2")
+def test_undo_restores_a_deleted_task_under_its_id(page: Page, create_task: CreateTask, tasks: Tasks) -> None:
+    eggs = create_task("Buy eggs", extra={"color": "red"}, order=3)
+    page.reload()
     page.get_by_role("button", name="Delete: Buy eggs").click()
     expect(message(page)).to_have_text("Deleted “Buy eggs”.")
     assert [task["title"] for task in tasks()] == ["Buy milk"]
     page.get_by_role("button", name="Undo").click()
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
     expect(count_of(page, "All")).to_have_text("2")
-    assert [task["title"] for task in tasks()] == ["Buy eggs", "Buy milk"]
+    restored = tasks()[0]
+    assert restored | {"version": eggs["version"], "updated_at": eggs["updated_at"]} == eggs
 
 
 def test_an_overdue_task_is_marked_until_it_is_completed(page: Page, create_task: CreateTask) -> None:
@@ -192,7 +212,8 @@ def test_titles_are_shown_as_text_not_as_markup(page: Page) -> None:
 def test_show_more_lists_each_task_once(page: Page, create_task: CreateTask) -> None:
     for number in range(44):
         create_task(f"Task {number}")
-    page.reload()
+    with page.expect_response("**/changes"):  # which has the tasks of all pages
+        page.reload()
     expect(titles(page)).to_have_count(20)
     for total in (40, 45):
         page.get_by_role("button", name="Show more").click()
@@ -206,7 +227,8 @@ def test_a_search_is_sent_once_after_typing(page: Page, create_task: CreateTask)
     create_task("Mow the lawn")
     searches: list[str] = []
     page.on("request", lambda request: searches.append(request.url) if "q=" in request.url else None)
-    page.get_by_label("Search").press_sequentially("milk", delay=20)
+    with page.expect_response(re.compile("q=milk&")):
+        page.get_by_label("Search").press_sequentially("milk", delay=20)
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
     assert [re.findall("q=(.*?)&", url) for url in searches] == [["milk"]]
     page.get_by_label("Search").fill("")
@@ -313,8 +335,8 @@ def test_a_delete_is_optimistic_and_rolled_back_on_error(page: Page, create_task
 
 
 def test_a_new_task_is_optimistic_and_rolled_back_on_error(page: Page, tasks: Tasks) -> None:
-    delayed = delay_first(page, "/tasks$", "POST")
-    with page.expect_request(lambda request: request.method == "POST"):
+    delayed = delay_first(page, "/tasks/", "PUT")
+    with page.expect_request(lambda request: request.method == "PUT"):
         add(page, "Buy eggs")
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
     respond_503(delayed)
@@ -360,21 +382,32 @@ def test_a_validation_error_shows_the_detail_of_the_service(page: Page, tasks: T
 
 
 def test_retrying_after_a_lost_response_creates_no_second_task(page: Page, tasks: Tasks) -> None:
-    def lose_response(route: Route) -> None:
-        route.fetch()  # the service creates the task
-        route.abort()
-
-    page.route(re.compile("/tasks$"), lose_response, times=1)
+    page.route(re.compile("/tasks/"), lose_response, times=1)
     add(page, "Buy eggs")
     expect(message(page)).to_contain_text("No response from")
     assert len(tasks()) == 2
-    with page.expect_response(lambda response: response.request.method == "POST") as repeated:
+    with page.expect_response(lambda response: response.request.method == "PUT") as repeated:
         page.get_by_role("button", name="Try again").click()
     assert repeated.value.header_value("Idempotent-Replayed") == "true"
     expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
     assert len(tasks()) == 2
     add(page, "Buy eggs")  # a new task with the same title
     expect(count_of(page, "All")).to_have_text("3")
+
+
+def test_a_task_whose_response_was_lost_is_shown(page: Page) -> None:
+    page.route(re.compile("/tasks/"), lose_response, times=1)
+    add(page, "Buy eggs")
+    expect(message(page)).to_contain_text("No response from")
+    expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
+
+
+def test_a_toggle_whose_response_was_lost_is_shown(page: Page) -> None:
+    page.route(re.compile("/complete$"), lose_response, times=1)
+    box = page.get_by_role("checkbox", name="Done: Buy milk")
+    box.click()
+    expect(message(page)).to_contain_text("No response from")
+    expect(box).to_be_checked()
 
 
 def test_a_conflict_with_a_second_tab_is_detected(page: Page, tasks: Tasks) -> None:
@@ -437,6 +470,118 @@ def test_a_disallowed_origin_can_neither_read_nor_write(
         assert page.evaluate(fetch, [method, url]) == "TypeError"
     assert page.evaluate(fetch, ["POST", task["url"].removesuffix(f"/{task['id']}")]) == "TypeError"
     assert tasks() == [task]
+
+
+# ---- Changes made elsewhere -----------------------------------------------------------------
+
+
+@pytest.fixture
+def second(page: Page) -> Page:
+    """The same page in a second tab, which has a cursor."""
+    second = page.context.new_page()
+    with second.expect_response("**/changes"):
+        second.goto(page.url)
+    expect(titles(second)).to_have_text(["Buy milk"])
+    return second
+
+
+def test_a_second_tab_shows_changes_within_two_seconds(page: Page, second: Page) -> None:
+    lists = requests_of(second, "/tasks?")
+    add(page, "Buy eggs")
+    expect(titles(second)).to_have_text(["Buy eggs", "Buy milk"], timeout=2_000)
+    expect(count_of(second, "All")).to_have_text("2")
+    form = edit(page, "Buy milk")
+    form.get_by_label("Title").fill("Buy oat milk")
+    form.get_by_role("button", name="Save").click()
+    expect(titles(second)).to_have_text(["Buy eggs", "Buy oat milk"], timeout=2_000)
+    page.get_by_role("checkbox", name="Done: Buy oat milk").check()
+    expect(second.get_by_role("checkbox", name="Done: Buy oat milk")).to_be_checked(timeout=2_000)
+    page.get_by_role("button", name="Delete: Buy oat milk").click()
+    expect(titles(second)).to_have_text(["Buy eggs"], timeout=2_000)
+    page.get_by_role("button", name="Undo").click()
+    expect(titles(second)).to_have_text(["Buy eggs", "Buy oat milk"], timeout=2_000)
+    assert lists == []
+
+
+def test_a_bulk_change_is_shown_in_a_second_tab(page: Page, second: Page, create_task: CreateTask) -> None:
+    create_task("Buy eggs")
+    page.get_by_role("button", name="Toggle all").click()
+    expect(second.get_by_role("checkbox", name="Done: Buy eggs")).to_be_checked()
+    expect(second.get_by_role("checkbox", name="Done: Buy milk")).to_be_checked()
+    page.get_by_role("button", name="Clear completed").click()
+    expect(titles(second)).to_have_count(0)
+    expect(second.get_by_text("Nothing here.")).to_be_visible()
+
+
+def test_a_change_elsewhere_appears_where_it_belongs(page: Page, create_task: CreateTask) -> None:
+    page.get_by_label("Sort by").select_option("Title")
+    with page.expect_response(re.compile("q=milk")):
+        page.get_by_label("Search").fill("milk two")
+    with page.expect_response(re.compile("tag=home")):
+        count_of(page, "#home").click()
+    lists = requests_of(page, "/tasks?")
+    for title, tags in (("Chocolate milk", ["home"]), ("almond milk", ["home"]), ("Bread", ["home"]), ("Milk", [])):
+        create_task(title, description="Two", tags=tags)
+    expect(titles(page)).to_have_text(["almond milk", "Buy milk", "Chocolate milk"])
+    expect(count_of(page, "All")).to_have_text("5")
+    expect(titles(page)).to_have_text(["almond milk", "Buy milk", "Chocolate milk"])
+    assert lists == []
+
+
+@pytest.mark.parametrize("label", ["Newest", "Due first", "Most important", "Title", "Last changed"])
+def test_changes_elsewhere_are_sorted_as_by_the_service(page: Page, create_task: CreateTask, label: str) -> None:
+    with page.expect_response("**/tasks?*"):
+        page.get_by_label("Sort by").select_option(label)
+    for title, fields in {
+        "apples": {"due_date": "2040-01-02T00:00:00Z"},
+        "Cherries": {"priority": "high"},
+        "Bananas": {"priority": "low", "due_date": "2040-01-01T00:00:00Z"},
+        "Apricots": {"priority": "high"},
+    }.items():
+        create_task(title, **fields)
+    expect(titles(page)).to_have_count(5)
+    shown = titles(page).all_text_contents()
+    with page.expect_response("**/tasks?*"):
+        page.get_by_label("Search").fill(" ")
+    expect(titles(page)).to_have_text(shown)
+
+
+def test_the_list_is_loaded_again_when_the_cursor_is_too_old(page: Page, create_task: CreateTask) -> None:
+    with page.expect_response(re.compile("/changes[?]since=")):
+        pass
+    page.route(re.compile("/changes[?]since="), lambda route: respond(route, 410), times=1)
+    with page.expect_response("**/tasks?*"), page.expect_response("**/changes"):
+        pass
+    create_task("Buy eggs")
+    expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
+
+
+def test_a_failed_write_hides_no_change_made_meanwhile(page: Page, tasks: Tasks) -> None:
+    delayed_changes = delay_first(page, "/changes[?]", "GET")
+    with page.expect_request(re.compile("/changes[?]")):
+        pass
+    delayed_toggle = delay_first(page, "/complete$", "PATCH")
+    with page.expect_request("**/complete"):
+        page.get_by_role("checkbox", name="Done: Buy milk").click()
+    httpx2.patch(tasks()[0]["url"], json={"title": "Buy oat milk"})
+    with page.expect_response(re.compile("/changes[?]")):
+        delayed_changes[0].continue_()
+    page.wait_for_timeout(500)
+    respond_503(delayed_toggle)
+    expect(message(page)).to_have_text(DETAIL)
+    expect(titles(page)).to_have_text(["Buy oat milk"])
+    expect(page.get_by_role("checkbox", name="Done: Buy oat milk")).not_to_be_checked()
+
+
+def test_a_hidden_tab_asks_less_often(page: Page, create_task: CreateTask) -> None:
+    page.evaluate("() => Object.defineProperty(document, 'hidden', {configurable: true, value: true})")
+    page.wait_for_timeout(3_000)  # for requests that were planned before
+    asked = requests_of(page, "/changes")
+    create_task("Buy eggs")
+    page.wait_for_timeout(3_000)
+    assert asked == []
+    page.evaluate("() => { delete document.hidden; document.dispatchEvent(new Event('visibilitychange')) }")
+    expect(titles(page)).to_have_text(["Buy eggs", "Buy milk"])
 
 
 # ---- Accessibility and defaults -------------------------------------------------------------

@@ -6,6 +6,7 @@ import createClient from 'openapi-fetch'
 import type { components, paths } from './openapi.js'
 
 type Task = components['schemas']['Task']
+type Change = components['schemas']['Change']
 
 const api = createClient<paths>({ baseUrl: process.argv[2] })
 const user_id = `user-${randomUUID()}`
@@ -33,9 +34,10 @@ assert.equal(repeat.data?.id, milk.id)
 
 const { data: eggs } = await api.POST('/api/{user_id}/tasks', {
   params: me,
-  body: { title: 'Buy eggs', priority: 'high', due_date: '2020-01-01T00:00:00Z', order: 1 },
+  body: { title: 'Buy eggs', priority: 'high', due_date: '2020-01-01T00:00:00Z', order: 1, extra: { color: 'red' } },
 })
 assert(eggs)
+assert.deepEqual(eggs.extra, { color: 'red' })
 assert.equal(eggs.due_date, '2020-01-01T00:00:00.000000Z')
 
 // A list, page by page.
@@ -52,12 +54,15 @@ do {
   cursor = next && (new URL(next).searchParams.get('cursor') ?? undefined)
 } while (cursor)
 assert.deepEqual(listed, [eggs, milk])
+const some = await api.GET('/api/{user_id}/tasks', { params: { ...me, query: { id: [milk.id, randomUUID()] } } })
+assert.deepEqual(some.data, [milk])
 
 // One task.
 const taskPath = { ...me.path, task_id: milk.id }
 const read = await api.GET('/api/{user_id}/tasks/{task_id}', { params: { path: taskPath } })
 assert.deepEqual(read.data, milk)
-const etag = read.response.headers.get('ETag') ?? undefined
+const etag = `"${milk.version}"` // no need to read the task before a change
+assert.equal(read.response.headers.get('ETag'), etag)
 const unchanged = await api.GET('/api/{user_id}/tasks/{task_id}', {
   params: { path: taskPath, header: { 'if-none-match': etag } },
 })
@@ -80,7 +85,7 @@ assert.equal(detail, 'The task has been changed since.')
 
 const replaced = await api.PUT('/api/{user_id}/tasks/{task_id}', {
   params: { path: taskPath },
-  body: { title: 'Buy oat milk' },
+  body: { ...milk, title: 'Buy oat milk', tags: [] }, // read-only fields are ignored
 })
 assert.equal(replaced.data?.description, null)
 
@@ -91,6 +96,44 @@ const set = await api.PATCH('/api/{user_id}/tasks/{task_id}/complete', {
   body: { completed: true },
 })
 assert.equal(set.data?.completed_at, toggled.data.completed_at)
+
+// A task under an id that the client made. A repeated request creates no second task.
+const breadPath = { ...me.path, task_id: randomUUID() }
+const put = () =>
+  api.PUT('/api/{user_id}/tasks/{task_id}', {
+    params: { path: breadPath, header: { 'if-none-match': '*' } },
+    body: { title: 'Buy bread' },
+  })
+const { data: bread, response: created } = await put()
+assert.equal(created.status, 201)
+assert.equal(bread?.id, breadPath.task_id)
+assert.equal((await put()).response.headers.get('Idempotent-Replayed'), 'true')
+
+// A copy that follows the changes.
+const copy = new Map<string, Change>()
+let since: string | undefined
+async function follow() {
+  for (let more = true; more; ) {
+    const { data } = await api.GET('/api/{user_id}/changes', { params: { ...me, query: { since, limit: 2 } } })
+    assert(data)
+    for (const change of data.changes) change.deleted_at ? copy.delete(change.id) : copy.set(change.id, change)
+    since = data.cursor
+    more = data.more
+  }
+}
+await follow()
+assert.deepEqual(new Set(copy.keys()), new Set([milk.id, eggs.id, bread.id]))
+const removed = await api.DELETE('/api/{user_id}/tasks/{task_id}', { params: { path: breadPath } })
+assert(removed.data && removed.data.version > bread.version)
+await follow()
+assert.equal(copy.has(bread.id), false)
+const restored = await api.POST('/api/{user_id}/tasks/{task_id}/restore', { params: { path: breadPath } })
+assert.equal(restored.data?.title, 'Buy bread')
+await follow()
+assert.deepEqual(copy.get(bread.id), { ...restored.data, deleted_at: null })
+await api.DELETE('/api/{user_id}/tasks/{task_id}', { params: { path: breadPath } })
+const late = await put()
+assert.equal(late.response.status, 410)
 
 // The summary, and operations on many tasks.
 const { data: summary } = await api.GET('/api/{user_id}', { params: me })
@@ -108,6 +151,11 @@ const deleted = await api.DELETE('/api/{user_id}/tasks/{task_id}', { params: { p
 assert.equal(deleted.data?.title, 'Buy oat milk')
 const cleared = await api.DELETE('/api/{user_id}/tasks', { params: { ...me, query: { completed: true } } })
 assert.equal(cleared.data?.deleted, 1)
+
+const erased = await api.DELETE('/api/{user_id}', { params: { ...me, query: { confirm: user_id } } })
+assert.equal(erased.data?.deleted, 0)
+const tooOld = await api.GET('/api/{user_id}/changes', { params: { ...me, query: { since } } })
+assert.equal(tooOld.response.status, 410)
 
 // Validation errors are typed too.
 const { error } = await api.POST('/api/{user_id}/tasks', { params: me, body: { title: '' } })
