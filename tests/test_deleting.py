@@ -1,9 +1,13 @@
 """Tests of what happens to deleted tasks: they are kept for 30 days, restored, purged and erased."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+import psycopg2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -277,22 +281,27 @@ def test_erase_confirms_the_decoded_user_id(client: TestClient) -> None:
     assert response.json() == {"deleted": 1}
 
 
-def test_erase_leaves_nothing_of_concurrent_writes_half_done(
+@pytest.mark.xfail(strict=True, reason="the statement sees only the tasks that existed before it waited")
+def test_erase_removes_a_task_whose_create_it_waited_for(
     client: TestClient, url: str, user: str, create: Create, database_url: str
 ) -> None:
-    path = local(create()["url"])
-
-    def send(number: int) -> int:
-        if number % 3 == 0:
-            return client.delete(f"/api/{user}?confirm={user}").status_code
-        if number % 3 == 1:
-            return client.post(url, json={"title": str(number)}).status_code
-        return client.patch(path, json={"order": number}).status_code
-
-    assert set(concurrently(48, send)) <= {200, 201, 404}
-    listed = client.get(url).json()
-    assert count_rows(database_url, user) == len(listed)
-    counters = fetch_value(database_url, "SELECT count(*) FROM task_users WHERE user_id = %s", user)
-    assert counters == 1 or not listed
-    copy = [change["id"] for change in client.get(f"/api/{user}/changes").json()["changes"]]
-    assert sorted(copy) == sorted(task["id"] for task in listed)
+    create()
+    with closing(psycopg2.connect(database_url)) as holder, ThreadPoolExecutor(1) as executor:
+        with holder.cursor() as cursor:  # as the service creates a task
+            cursor.execute(
+                "UPDATE task_users SET revision = revision + 1 WHERE user_id = %s RETURNING revision", [user]
+            )
+            ((revision,),) = cursor.fetchall()
+            statement = "INSERT INTO tasks (user_id, id, title, revision) VALUES (%s, %s, 't', %s)"
+            cursor.execute(statement, [user, str(uuid4()), revision])
+        erase = executor.submit(client.delete, f"/api/{user}?confirm={user}")
+        blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
+        for _ in range(200):
+            if fetch_value(database_url, blocked, holder.info.backend_pid):
+                break
+            time.sleep(0.02)
+        holder.commit()
+        assert erase.result().status_code == 200
+    assert client.get(url).json() == []
+    since = client.get(f"/api/{user}/changes").json()["cursor"]
+    assert client.get(f"/api/{user}/changes", params={"since": since}).status_code == 200
