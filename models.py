@@ -101,13 +101,14 @@ class Task(SQLModel, table=True):
     order: int | None
     created_at: datetime = Field(sa_column=_timestamp())
     updated_at: datetime = Field(sa_column=_timestamp())
-    # Of version 1.0.0, whose processes may still run beside this one: the next release drops it.
+    # It grows with every change of the task, also with one by a process of version 1.0.0, which may still run beside
+    # this one. From then on it is usually the revision.
     version: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("1")})
     # A digest of the body that created the task: a repeated create must have the same.
     fingerprint: UUID | None
     extra: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False, server_default=text("'{}'")))
-    # The number of the task's last change (see User), which the API calls `version`. 0 for a task that has not
-    # changed since version 1.0.0.
+    # The number of the task's last change (see User): its position in the changes. 0 for a task that has not changed
+    # since version 1.0.0.
     revision: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
     # A deleted task is kept for 30 days, to be restored and to tell other devices.
     deleted_at: datetime | None = Field(sa_column=_timestamp(nullable=True))

@@ -2,8 +2,8 @@
 
 A public function returns a `Query`: a statement and its parameters, for `Database.fetch`. The statement
 is built from `models` and compiled once for each combination of options, so that PostgreSQL plans only
-the conditions that were given. Each request runs one statement, and every statement on tasks names the
-owner. Where the result is a task, PostgreSQL writes its JSON. "Read one task: its JSON" means that the rows
+the conditions that were given. Each request runs one statement (two for an erasure), and every statement on
+tasks names the owner. Where the result is a task, PostgreSQL writes its JSON. "Read one task: its JSON" means that the rows
 of the result have this one column.
 
 Some expressions are indirect because the statements also run on tables that Citus distributes by `user_id`
@@ -71,7 +71,7 @@ IS_LIVING = col(Task.deleted_at).is_(None)
 IS_OWNER = col(Task.user_id) == USER_ID
 IS_OWNED_TASK = IS_OWNER & (col(Task.id) == TASK_ID)  # which may be deleted
 IS_TASK = IS_OWNED_TASK & IS_LIVING
-HAS_VERSION = col(Task.revision) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
+HAS_VERSION = col(Task.version) == sa.any_(sa.bindparam("versions", type_=ARRAY(sa.BigInteger)))
 
 LAST_ID = UUID(int=2**128 - 1)  # the position behind all tasks of one version
 KEPT_DAYS = 30  # for which a deleted task is kept
@@ -115,6 +115,7 @@ def _create_task(*, completed: bool, idempotent: bool) -> Statement[bytes, int, 
     values |= {"completed": sa.literal(completed), "completed_at": now if completed else sa.null()}
     values |= {"user_id": USER_ID, "id": TASK_ID, "created_at": now, "updated_at": now}
     values |= {"fingerprint": sa.bindparam("fingerprint", type_=sa.Uuid), "revision": counter.c.revision}
+    values["version"] = counter.c.revision
     create = insert(Task).from_select(list(values), sa.select(*values.values()))
     if idempotent:
         # DO NOTHING returns no row, and a SELECT in the same statement does not see a row that another request
@@ -187,7 +188,7 @@ def restore_task(user_id: str, task_id: UUID, *, tasks_url: str) -> Query[bytes,
 @cache
 def _restore_task() -> Statement[bytes, int]:
     counter = _count_change()
-    changes = {"revision": counter.c.revision, "version": col(Task.version) + 1, "updated_at": _next_updated_at(NOW)}
+    changes = _change(counter) | {"updated_at": _next_updated_at(NOW)}
     values = {name: sa.case((IS_LIVING, TASKS.c[name]), else_=value) for name, value in changes.items()}
     restore = sa.update(Task).values(values | {"deleted_at": sa.null()})
     is_kept = IS_LIVING | (col(Task.deleted_at) > _days_ago(KEPT_DAYS))
@@ -210,7 +211,7 @@ def _write_task(
     locked = existing.with_for_update(key_share=True, of=TASKS).cte("existing")
     written = write.where(HAS_VERSION, TASKS.c.id == locked.c.id).returning(TASKS).cte("written")
     task = _select_json_and_version(written).subquery("task")
-    result = sa.select(task.c.json, task.c.revision).select_from(locked.outerjoin(task, sa.true()))
+    result = sa.select(task.c.json, task.c.version).select_from(locked.outerjoin(task, sa.true()))
     return _compile(_with_purge(result, counter) if purge else result, prepare=prepare)
 
 
@@ -240,7 +241,9 @@ def _columns(fields: dict[str, Any]) -> dict[str, Any]:
 def _change(counter: sa.CTE) -> dict[str, Any]:
     """Return what every UPDATE sets."""
     updated_at = _next_updated_at(sa.func.now())
-    return {"revision": counter.c.revision, "version": col(Task.version) + 1, "updated_at": updated_at}
+    # A process of version 1.0.0 adds 1 to the version and does not count.
+    version = sa.func.greatest(counter.c.revision, col(Task.version) + 1)
+    return {"revision": counter.c.revision, "version": version, "updated_at": updated_at}
 
 
 def _set_fields(names: Set[str]) -> dict[str, Any]:
@@ -457,14 +460,12 @@ def _read_summary() -> Statement[bytes]:
     return _compile(sa.select(_as_text(summary)).where(IS_OWNER, IS_LIVING))
 
 
-
-
 def list_changes(
     user_id: str, *, tasks_url: str, after: tuple[int, UUID], limit: int
 ) -> Query[datetime, int | None, int | None, bytes | None, int | None, UUID | None]:
     """List at most `limit` tasks that were changed after a position, a version and a task's id, in this order.
 
-    Each row has the time, the epoch and revision of the user, and the JSON, version and id of a task. Before
+    Each row has the time, the epoch and revision of the user, and the JSON, revision and id of a task. Before
     the first write the revision is NULL, and the epoch is NULL too, or 0 when there are tasks of version 1.0.0.
     The JSON of a deleted task has `deleted_at`. When no task was changed, there is one row without a task, and
     after the last position (LAST_ID) only the row of the user has been read. The rows end two tasks after
@@ -484,16 +485,18 @@ def _list_changes() -> Statement[datetime, int | None, int | None, bytes | None,
     newest = sa.func.coalesce(sa.select(user.c.revision).scalar_subquery(), sa.literal_column(str(2**62)))
     end = sa.tuple_(newest, sa.literal_column(f"CAST('{LAST_ID}' AS uuid)"))
     changed_at = (TASKS.c.revision, TASKS.c.id)
-    tasks = sa.select(*_response_fields(TASKS.c), _rfc3339(TASKS.c.deleted_at))
-    tasks = tasks.where(IS_OWNER, end > position, sa.tuple_(*changed_at) > position)
-    tasks = tasks.order_by(*changed_at).limit(sa.bindparam("limit", type_=sa.BigInteger))
-    page = _limit_size(_select_json(tasks, "version", "id"))
+    tasks = sa.select(TASKS).where(IS_OWNER, end > position, sa.tuple_(*changed_at) > position)
+    changed = tasks.order_by(*changed_at).limit(sa.bindparam("limit", type_=sa.BigInteger)).subquery("changed")
+    task = sa.select(*_response_fields(changed.c), _rfc3339(changed.c.deleted_at)).correlate(changed).lateral("task")
+    page = _limit_size(
+        sa.select(_to_json(task), changed.c.revision, changed.c.id).select_from(changed.join(task, sa.true()))
+    )
     clock = sa.select(sa.func.now().label("now")).subquery("clock")
     rows = clock.outerjoin(user, sa.true()).outerjoin(page, sa.true())
     has_tasks = sa.exists(sa.select(col(Task.id)).where(IS_OWNER))
     epoch = sa.func.coalesce(user.c.epoch, sa.case((has_tasks, sa.literal_column("0"))))
     return _compile(
-        sa.select(clock.c.now, epoch, user.c.revision, page.c.json, page.c.version, page.c.id).select_from(rows)
+        sa.select(clock.c.now, epoch, user.c.revision, page.c.json, page.c.revision, page.c.id).select_from(rows)
     )
 
 
@@ -518,7 +521,7 @@ def _erase_user() -> Statement[int]:
 def _select_json_and_version(rows: sa.FromClause) -> sa.Select[bytes, int]:
     """Select the JSON and the version of each row. `rows` is the table, or a CTE with its columns."""
     task = sa.select(*_response_fields(rows.c)).correlate(rows).lateral("task")
-    return sa.select(_to_json(task), rows.c.revision).select_from(rows.join(task, sa.true()))
+    return sa.select(_to_json(task), rows.c.version).select_from(rows.join(task, sa.true()))
 
 
 def _select_json(tasks: sa.Select[*tuple[Any, ...]], *names: str) -> sa.Select[bytes, *tuple[Any, ...]]:
@@ -541,7 +544,7 @@ def _response_fields(row: Any) -> list[sa.ColumnElement[Any]]:
     url = (TASKS_URL + sa.cast(row.id, sa.Text)).label("url")
     return [
         *(row.id, row.user_id, url, row.title, row.description, row.completed, _rfc3339(row.completed_at)),
-        *(row.priority, row.tags, _rfc3339(row.due_date), row.order, row.extra, row.revision.label("version")),
+        *(row.priority, row.tags, _rfc3339(row.due_date), row.order, row.extra, row.version),
         *(_rfc3339(row.created_at), _rfc3339(row.updated_at)),
     ]
 

@@ -488,7 +488,6 @@ def test_deleted_task_of_version_1_is_a_change(client: TestClient, user: str, pa
     assert change["deleted_at"] is not None
 
 
-@pytest.mark.xfail(strict=True, reason="nothing is left that tells such a user from one who was never erased")
 def test_cursor_of_an_erased_user_of_version_1_is_410(
     client: TestClient, user: str, path: str, database_url: str
 ) -> None:

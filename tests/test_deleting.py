@@ -281,7 +281,6 @@ def test_erase_confirms_the_decoded_user_id(client: TestClient) -> None:
     assert response.json() == {"deleted": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="the statement sees only the tasks that existed before it waited")
 def test_erase_removes_a_task_whose_create_it_waited_for(
     client: TestClient, url: str, user: str, create: Create, database_url: str
 ) -> None:

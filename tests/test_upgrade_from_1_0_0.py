@@ -208,6 +208,27 @@ def test_a_task_of_1_0_0_has_an_etag_that_works(old: OldProcess, user: str) -> N
         assert restored.json()["title"] == "new"
 
 
+@pytest.mark.parametrize("written", ["by 1.0.0", "by this version"])
+def test_a_write_of_1_0_0_changes_the_etag(old: OldProcess, user: str, written: str) -> None:
+    task_id = old.create("old")
+    path = f"/api/{user}/tasks/{task_id}"
+    with start(old.url) as client:
+        if written == "by this version":
+            client.patch(path, json={"title": "new"})
+        etags = [client.get(path).headers["etag"]]
+        for title in ("of 1.0.0", "of 1.0.0 again"):
+            old.update(task_id, title)
+            read = client.get(path, headers={"If-None-Match": etags[-1]})
+            assert read.json()["title"] == title
+            assert client.patch(path, json={"title": "no"}, headers={"If-Match": etags[-1]}).status_code == 412
+            etags.append(read.headers["etag"])
+        changed = client.patch(path, json={"title": "newest"}, headers={"If-Match": etags[-1]})
+        assert changed.status_code == 200
+        etags.append(changed.headers["etag"])
+        numbers = [int(etag.strip('"')) for etag in etags]
+        assert numbers == sorted(set(numbers))
+
+
 def test_a_task_that_1_0_0_made_has_an_empty_extra(old: OldProcess, user: str) -> None:
     with start(old.url) as client:
         task_id = old.create("old")
