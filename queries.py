@@ -3,8 +3,8 @@
 A public function returns a `Query`: a statement and its parameters, for `Database.fetch`. The statement
 is built from `models` and compiled once for each combination of options, so that PostgreSQL plans only
 the conditions that were given. Each request runs one statement (two for an erasure), and every statement on
-tasks names the owner. Where the result is a task, PostgreSQL writes its JSON. "Read one task: its JSON" means that the rows
-of the result have this one column.
+tasks names the owner. Where the result is a task, PostgreSQL writes its JSON. "Read one task: its JSON" means
+that the rows of the result have this one column.
 
 Some expressions are indirect because the statements also run on tables that Citus distributes by `user_id`
 (docs/decisions.md): `now()` is never inside CASE or coalesce, no function that depends on a setting takes a

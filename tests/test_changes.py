@@ -307,13 +307,13 @@ def count_read_tasks(plan: Any) -> int:
     return round(rows * plan["Actual Loops"]) + sum(map(count_read_tasks, plan.get("Plans", [])))
 
 
-def test_poll_without_changes_reads_only_the_users_counter(
+def test_poll_reads_only_the_counter_and_what_was_changed(
     client: TestClient, user: str, path: str, create: Create, database_url: str
 ) -> None:
     for _ in range(20):
         create()
     cursor = ChangesCursor.decode(get(client, path)["cursor"], user)
-    for version, expected in ((cursor.version, 0), (cursor.version - 1, 20)):
+    for version, expected in ((cursor.version, 0), (cursor.version - 1, 1)):
         query = queries.list_changes(user, tasks_url="", after=(version, cursor.task_id), limit=1000)
         with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as sql:
             sql.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query.statement.sql}", query.values)
@@ -472,10 +472,10 @@ def test_tasks_of_version_1_are_complete_from_the_first_request(
         pages = list(get_pages(client, path, limit=limit))
         changes = [change for page in pages for change in page["changes"]]
         assert [change["id"] for change in changes] == ids
-        assert {change["version"] for change in changes} == {0}
+        assert {change["version"] for change in changes} == {1}
     cursor = pages[-1]["cursor"]
     assert get(client, path, cursor) == {"changes": [], "cursor": cursor, "more": False}
-    assert client.patch(f"/api/{user}/tasks/{ids[2]}", json={"title": "new"}, headers={"If-Match": '"0"'}).is_success
+    assert client.patch(f"/api/{user}/tasks/{ids[2]}", json={"title": "new"}, headers={"If-Match": '"1"'}).is_success
     assert titles(get(client, path, cursor)) == ["new"]
     assert [change["id"] for change in get(client, path)["changes"]] == [ids[0], ids[1], ids[3], ids[4], ids[2]]
 
@@ -483,8 +483,9 @@ def test_tasks_of_version_1_are_complete_from_the_first_request(
 def test_deleted_task_of_version_1_is_a_change(client: TestClient, user: str, path: str, database_url: str) -> None:
     (task_id,) = insert_tasks(database_url, user, 1)
     cursor = get(client, path)["cursor"]
-    client.delete(f"/api/{user}/tasks/{task_id}")
-    (change,) = get(client, path, cursor)["changes"]
+    client.delete(f"/api/{user}/tasks/{task_id}")  # the first write, which creates the counter
+    assert_rejected(client.get(path, params={"since": cursor}), 410)
+    (change,) = get(client, path)["changes"]
     assert change["deleted_at"] is not None
 
 

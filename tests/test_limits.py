@@ -130,7 +130,7 @@ def test_page_ends_before_it_exceeds_2_mib(client: TestClient, user: str, databa
 
 
 def test_page_may_have_exactly_2_mib(client: TestClient, user: str, database_url: str) -> None:
-    insert_tasks(database_url, user, 200, revision=10**15, **LARGEST_FIELDS)  # as long as the next version
+    insert_tasks(database_url, user, 200, version=10**15, **LARGEST_FIELDS)  # as long as the next version
     path = f"/api/{user}/tasks"
     page = client.get(path)
     *tasks, last = page.json()
