@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("revision", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("user_id", name="task_users_pkey"),
         sa.CheckConstraint("char_length(user_id) BETWEEN 1 AND 128", name="task_users_user_id_length"),
+        postgresql_with={"fillfactor": 50},
     )
     # Whoever has tasks has a counter, so that a copy of these tasks has an epoch.
     op.execute("""
