@@ -123,9 +123,11 @@ def _create_task(*, completed: bool, idempotent: bool) -> Statement[bytes, int, 
         # has just committed. Setting a column to its own value locks the row and returns it.
         create = create.on_conflict_do_update(index_elements=["user_id", "id"], set_={"version": col(Task.version)})
     created = create.returning(TASKS).cte("created")
+    result = _select_json_and_version(created)
+    if not idempotent:
+        return _compile(result.add_columns(sa.true(), sa.null(), sa.false()))
     is_new, is_deleted = created.c.revision == counter.c.revision, created.c.deleted_at.is_not(None)
-    result = _select_json_and_version(created).add_columns(is_new, created.c.fingerprint, is_deleted)
-    return _compile(result.join(counter, sa.true()))
+    return _compile(result.add_columns(is_new, created.c.fingerprint, is_deleted).join(counter, sa.true()))
 
 
 def update_task(
