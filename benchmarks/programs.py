@@ -67,8 +67,8 @@ EXPRESS = Program("express", "Express + pg", node("express.js"))
 FASTIFY = Program("fastify", "Fastify + pg", node("fastify.js"))
 BLACKSHEEP = Program("blacksheep", "BlackSheep + asyncpg", uvicorn("benchmarks.peers.blacksheep_asyncpg:app"), READS)
 LITESTAR = Program("litestar", "Litestar + asyncpg", uvicorn("benchmarks.peers.litestar_asyncpg:app"), READS)
-CONSTANT = Program("constant", "FastAPI answering a constant", uvicorn("benchmarks.peers.constant:app"), ("read",))
-RAW = Program("raw", "raw ASGI answering a constant", uvicorn("benchmarks.peers.raw_asgi:app"), ("list20",))
+CONSTANT = Program("constant", "FastAPI returning a constant", uvicorn("benchmarks.peers.constant:app"), ("read",))
+RAW = Program("raw", "raw ASGI returning a constant", uvicorn("benchmarks.peers.raw_asgi:app"), ("list20",))
 
 PEERS = (TEXTBOOK, EXPRESS, FASTIFY, BLACKSHEEP, LITESTAR)
 ALL = {program.name: program for program in (SERVICE, *PEERS, CONSTANT, RAW)}

@@ -161,7 +161,7 @@ def core_tables(results: Results) -> str:
     return "\n\n".join(
         [
             "## 64 connections, one worker, 1,000,000 tasks\n\nHow many times as many requests a second the service"
-            " answers: the median of the turns, and the least and the most.",
+            " handles: the median of the turns, and the least and the most.",
             ratio_table(per_second),
             f"Read one against a constant: {spread(core(results, 'read', CONSTANT))}",
             "The same for requests per second of the program's own CPU, without PostgreSQL and the load. What else"
