@@ -47,6 +47,12 @@ NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "tests"
 Create = Callable[..., dict[str, Any]]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return two workers for each core, because many tests wait for a timeout or for PostgreSQL."""
+    return 2 * (os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session")
 def database_url() -> Iterator[str]:
     """Start the PostgreSQL server that all tests and all xdist workers share, and yield its URL.

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg2
+import psycopg2.extensions
 
 from database import Database
 from tests.servers import HERE
@@ -96,6 +97,14 @@ async def open_pool(
         yield database
     finally:
         await database.close()
+
+
+def get_backend_pid(connection: psycopg2.extensions.connection) -> int:
+    """Return the process id of the session that runs the open transaction. A pooler reports another one to clients."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        ((pid,),) = cursor.fetchall()
+    return int(pid)
 
 
 def fetch_value(url: str, sql: str, *values: object) -> Any:

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.conftest import Create, changed
+from tests.helpers import get_backend_pid
 
 
 def list_titles(client: TestClient, path: str) -> set[str]:
@@ -165,7 +166,7 @@ def test_every_write_locks_the_users_counter_before_a_task(
             waiters, deadline = 0, time.monotonic() + 4  # the request times out after 5 seconds
             while waiters == 0:
                 assert time.monotonic() < deadline, "the request did not wait for the counter"
-                cursor.execute(statement, [holder.info.backend_pid])
+                cursor.execute(statement, [get_backend_pid(holder)])
                 ((waiters,),) = cursor.fetchall()
                 time.sleep(0.02)
             cursor.execute("SELECT id::text FROM tasks WHERE user_id = %s FOR UPDATE NOWAIT", [user])

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from database import create_tables
 from tests.conftest import Create, changed, local
-from tests.helpers import concurrently, fetch_value
+from tests.helpers import concurrently, fetch_value, get_backend_pid
 
 FIELDS: dict[str, Any] = {
     "title": "t",
@@ -296,7 +296,7 @@ def test_erase_removes_a_task_whose_create_it_waited_for(
         erase = executor.submit(client.delete, f"/api/{user}?confirm={user}")
         blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
         for _ in range(200):
-            if fetch_value(database_url, blocked, holder.info.backend_pid):
+            if fetch_value(database_url, blocked, get_backend_pid(holder)):
                 break
             time.sleep(0.02)
         holder.commit()

@@ -17,7 +17,7 @@ from psycopg2.extensions import cursor
 import queries
 import routes.users
 from tests.conftest import Create, local
-from tests.helpers import fetch_value
+from tests.helpers import fetch_value, get_backend_pid
 
 TASK_OF_1_0_0 = (
     "INSERT INTO tasks (user_id, id, title, tags, created_at, updated_at) VALUES (%s, %s, 't', '{}', now(), now())"
@@ -86,7 +86,7 @@ def run_during(
         with open_transaction(url) as cursor:
             cursor.execute(query.statement.sql, query.values)
             waiting: Future[httpx2.Response] = threads.submit(send)
-            wait_for_lock(url, cursor.connection.info.backend_pid)
+            wait_for_lock(url, get_backend_pid(cursor.connection))
         return waiting.result(30)
 
 
