@@ -504,17 +504,18 @@ def _list_changes() -> Statement[datetime, int | None, int | None, bytes | None,
 
 def erase_user(user_id: str) -> Query[int]:
     """Remove the user's counter and all tasks: how many were not deleted before."""
-    return _erase_user().bind(user_id=user_id)
+    return _erase_user().bind(user_id=user_id, **_clock())
 
 
 @cache
 def _erase_user() -> Statement[int]:
     # Two statements in one message. The first waits for the user's other writes, so that the second sees them.
-    locked = _compile(sa.select(col(User.revision)).where(col(User.user_id) == USER_ID).with_for_update())
-    counter = sa.delete(User).where(col(User.user_id) == USER_ID).cte("counter")
+    counter = _count_change()
+    locked = _compile(sa.select(counter.c.revision))
+    removed = sa.delete(User).where(col(User.user_id) == USER_ID).cte("removed")
     erased = sa.delete(Task).where(IS_OWNER).returning(col(Task.deleted_at)).cte("erased")
     count = sa.select(sa.func.count()).select_from(erased).where(erased.c.deleted_at.is_(None))
-    return Statement(f"{locked.sql}; {_compile(count.add_cte(counter)).sql}")
+    return Statement(f"{locked.sql}; {_compile(count.add_cte(removed)).sql}")
 
 
 # ---- The JSON of a task ---------------------------------------------------------------------

@@ -44,6 +44,8 @@ def started(postgres: Postgres) -> Iterator[Service]:
 
 def send(started: Service, endpoint: str, **path_parameters: str) -> Response:
     method, path = endpoint.format(**path_parameters).split()
+    if endpoint == "DELETE /api/{user_id}":
+        path += f"?confirm={path_parameters['user_id']}"
     return asyncio.run(send_once(started.url, method, path, BODIES.get(endpoint)))
 
 
