@@ -77,7 +77,8 @@ def test_a_head_under_64_kib_is_accepted(started: Service, part: str, packet: in
 
 @pytest.mark.parametrize("packet", [TOO_LARGE * 2, 5000], ids=["in one packet", "in many packets"])
 def test_a_large_head_after_another_request_is_not_processed(started: Service, packet: int) -> None:
-    received = exchange(started, split(long_head("behind another", TOO_LARGE + packet), packet), 0.002)
+    # Such a head may exceed the limit by what the server reads at once with the end of the request before it.
+    received = exchange(started, split(long_head("behind another", TOO_LARGE + 256 * 1024), packet), 0.002)
     assert statuses(received) in ([], [b"200"], [b"200", b"431"])
 
 
