@@ -281,7 +281,7 @@ def _with_purge(result: sa.Select[*Columns], counter: sa.CTE) -> sa.Select[*Colu
 
 
 def _days_ago(days: int) -> sa.ColumnElement[Any]:
-    # Calculated without a time zone, because `timestamptz - interval` depends on a setting.
+    # Calculated without a time zone, because `timestamptz - interval` depends on the setting TimeZone.
     interval = sa.literal_column(f"interval '{days} days'", sa.Interval)
     return _at_utc(_at_utc(sa.func.now()) - interval)
 
@@ -306,8 +306,8 @@ def list_tasks(
 
     With `after`, a value of the sorted column and an id, the list starts after that position. With `total`
     the second column is the number of tasks that match, and an empty list is one row with this number and
-    no JSON. The rows of a long page
-    end two tasks after MAX_PAGE_SIZE: one exceeds it, one shows that there is a next page.
+    no JSON. The rows of a long page end two tasks after MAX_PAGE_SIZE: one exceeds it, one shows that there is
+    a next page.
     """
     values = _filter_parameters(filters)
     names = frozenset(values)

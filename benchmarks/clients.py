@@ -65,7 +65,7 @@ class Client:
 async def thousand_users(url: str, sample: list[tuple[str, str]], users: int, seconds: int) -> list[Outcome]:
     """Let 1,000 users send one request of the mix a second, at different times within the second."""
     begin = time.monotonic() + 1
-    random_ = random.Random(1)  # noqa: S311
+    random_ = random.Random(1)  # noqa: S311  # repeatable data
 
     async def user(offset: float) -> list[Outcome]:
         client = Client(url, timeout=10)

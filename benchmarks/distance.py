@@ -76,7 +76,7 @@ def median_milliseconds(client: http.client.HTTPConnection, name: str, times: in
         if name == RESTORE:
             send(client, "DELETE", ONE.format(user_id=user, task_id=task))
         target = (path + query).format(user_id=user, task_id=task)
-        milliseconds.append(timed(lambda: send(client, method, target, body)))  # noqa: B023
+        milliseconds.append(timed(lambda: send(client, method, target, body)))  # noqa: B023  # called at once
     return statistics.median(milliseconds[3:])
 
 

@@ -65,7 +65,7 @@ def measure(server: Postgres, folder: Path) -> dict[str, str]:
 def twice_the_load(data: Data, folder: Path, timeout: int) -> dict[str, str]:
     """Send 200 reads a second to a pool that can execute 100; clients wait `timeout` seconds."""
     sample = data.sample_tasks()
-    random_ = random.Random(1)  # noqa: S311
+    random_ = random.Random(1)  # noqa: S311  # repeatable data
 
     async def load(url: str) -> list[Outcome]:
         begin = time.monotonic() + 1

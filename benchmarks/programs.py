@@ -106,7 +106,7 @@ class Running:
     def _responds(self) -> bool:
         """Return whether the program responds to a read of a missing task, with 404 or 200."""
         try:
-            with urllib.request.urlopen(self.url + MISSING_TASK, timeout=5) as response:  # noqa: S310
+            with urllib.request.urlopen(self.url + MISSING_TASK, timeout=5) as response:  # noqa: S310  # loopback
                 return bool(response.status == 200)
         except urllib.error.HTTPError as error:
             return error.code == 404

@@ -12,7 +12,7 @@ from psycopg2.extensions import adapt
 import queries
 from schemas import EXAMPLE_ID, EXAMPLE_TIME
 
-psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
+psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]  # psycopg2 has no type for it
 
 INTRODUCTION = """# The SQL statements
 
