@@ -4,8 +4,13 @@ BIN := .venv/bin
 
 .PHONY: run test fuzz test-clients screenshot test-faults lint audit openapi sql bench bench-quick bench-overload bench-growth clean
 
-run: .venv/run  ## Start the service on http://127.0.0.1:8000
-	$(BIN)/uvicorn main:app --http protocol:LimitedHttp
+PORT ?= 8000
+# uvicorn would notice only after the service and its PostgreSQL have started.
+OPEN_PORT = import socket; socket.create_server(("127.0.0.1", $(PORT)))
+run: .venv/run  ## Start the service on http://127.0.0.1:8000; PORT=8001 chooses another port
+	@$(BIN)/python -c '$(OPEN_PORT)' 2> /dev/null || \
+		{ echo "Port $(PORT) is taken or not allowed. Choose another one: make run PORT=8001" >&2; exit 1; }
+	$(BIN)/uvicorn main:app --http protocol:LimitedHttp --port $(PORT)
 
 test: .venv/dev  ## Run all tests but the three below, in parallel, against a PostgreSQL of their own
 	$(BIN)/pytest -n auto
@@ -59,6 +64,7 @@ clean:  ## Remove what was installed and generated; the data in .postgres stays
 	rm -rf .venv benchmarks/.venv benchmarks/peers/node_modules .pytest_cache .mypy_cache .ruff_cache
 
 .venv/run: requirements.txt constraints.txt
+	@echo "Installing the Python packages into .venv/. This takes about half a minute."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

@@ -76,7 +76,7 @@ class TokenVerifier:
             raise HTTPException(401, "A bearer token is required.", {"WWW-Authenticate": "Bearer"})
         scheme, _, token = headers[0].partition(" ")
         if len(headers) > 1 or scheme.lower() != "bearer":
-            raise _invalid_token()
+            raise InvalidToken("NotOneBearerToken")
         token = token.strip()  # otherwise one token with different whitespace would fill the cache
         digest = hashlib.blake2b(token.encode(), digest_size=16).digest()
         user, expires_at = self._cache.get(digest, ("", 0.0))
@@ -103,11 +103,16 @@ class TokenVerifier:
                 del self._cache[evicted]
 
     def _verify(self, token: str) -> tuple[str, int]:
-        """Return the token's user, and when it expires (Unix time). Raises HTTPException 401 when it is not valid."""
+        """Return the token's user, and when it expires (Unix time). Raises InvalidToken when it is not valid."""
+        reason = "UnknownKey"
         for key, algorithm in self._keys_for(token):
-            with suppress(jwt.PyJWTError):  # its message may quote a claim, so it is neither sent nor logged
+            try:
                 return self._decode(token, key, algorithm)
-        raise _invalid_token()
+            except jwt.PyJWTError as error:  # its message may quote a claim, so only its class is logged
+                # Of several keys with the token's `kid`, only one can have signed it. Its reason is the right one.
+                if reason in ("UnknownKey", "InvalidSignatureError"):
+                    reason = type(error).__name__
+        raise InvalidToken(reason)
 
     def _decode(self, token: str, key: Any, algorithm: str) -> tuple[str, int]:
         """Return the user and the expiry of a token. Raises PyJWTError unless it is valid and signed with this key."""
@@ -125,7 +130,7 @@ class TokenVerifier:
             },
         )
         if not re.fullmatch(USER_ID_PATTERN, claims["sub"]) or len(claims["sub"]) > 128:
-            raise jwt.InvalidTokenError
+            raise jwt.exceptions.InvalidSubjectError
         return claims["sub"], int(claims["exp"])
 
     def _keys_for(self, _token: str) -> list[tuple[Any, str]]:
@@ -143,13 +148,16 @@ class JWKSVerifier(TokenVerifier):
         self._unknown_kid = asyncio.Event()
 
     def _keys_for(self, token: str) -> list[tuple[Any, str]]:
-        """Return the keys with the token's `kid`. Raises HTTPException 503 when no keys have been fetched yet."""
+        """Return the keys with the token's `kid`.
+
+        Raises HTTPException 503 when no keys have been fetched yet, and InvalidToken when the token has no header.
+        """
         if not self._keys:
             raise HTTPException(503, "The keys of the token issuer are not available yet.", {"Retry-After": "1"})
         try:
             kid = jwt.get_unverified_header(token).get("kid")
-        except jwt.PyJWTError:
-            return []
+        except jwt.PyJWTError as error:
+            raise InvalidToken(type(error).__name__) from None
         if kid not in self._keys:
             self._unknown_kid.set()
         return [(key, key.algorithm_name) for key in self._keys.get(kid, [])]
@@ -236,8 +244,12 @@ def _parse_key(jwk: Any) -> jwt.PyJWK | None:
     return key if key.algorithm_name in ALGORITHMS and isinstance(key.key_id, str | None) else None
 
 
-def _invalid_token() -> HTTPException:
-    return HTTPException(401, "The token is not valid.", {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+class InvalidToken(HTTPException):
+    """401 for a token that is not valid. `reason` is the kind of error, for the log only. It contains no claim."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(401, "The token is not valid.", {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+        self.reason = reason
 
 
 class OwnerMiddleware:
@@ -258,8 +270,11 @@ class OwnerMiddleware:
             try:
                 user = scope["app"].state.verifier.authenticate(request.headers.getlist("authorization"))
                 if user != path.split("/")[2]:
+                    logger.info("[%s] The subject of the token is not the user_id", errors.describe_request(scope))
                     raise errors.not_found()
             except HTTPException as error:
+                if isinstance(error, InvalidToken):
+                    logger.info("[%s] Token rejected: %s", errors.describe_request(scope), error.reason)
                 response = await errors.handle_http_exception(request, error)
                 await response(scope, receive, send)
                 return

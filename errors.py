@@ -6,10 +6,12 @@ middleware uses the other functions for errors that no exception handler sees.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +23,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from database import DatabaseUnavailable
-from schemas import MAX_ERRORS, MULTILINE_TEXT, NO_CONTROL_CHARACTERS, USER_ID_PATTERN, Problem, ValidationProblem
+from schemas import (
+    MAX_ERRORS,
+    MULTILINE_TEXT,
+    NO_CONTROL_CHARACTERS,
+    USER_ID_PATTERN,
+    Problem,
+    ServerProblem,
+    ValidationProblem,
+)
 
 logger = logging.getLogger("tasks")
 
@@ -32,6 +42,8 @@ CONTENT_TYPE = (b"content-type", MEDIA_TYPE.encode())
 MAX_INSTANCE_LENGTH = 500
 MAX_LOC_LENGTH = 100
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # as in RFC 9110; Python before 3.13 has older ones
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:=@/+-]{1,128}")  # an X-Request-Id that is logged and repeated
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 RETRY_AFTER = {"Retry-After": "1"}  # seconds: most outages are short, as when a serverless database wakes up
 # The `detail` of a problem that replaces a plain-text response. Only a rejected preflight is a plain 400.
 PLAIN_TEXT_DETAILS = {400: "CORS does not allow this origin, method or header."}
@@ -54,8 +66,10 @@ def problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] |
     """Return the response to a request that has a problem as its body.
 
     A problem has the five members of RFC 9457, section 3.1, and those in `more` (section 3.2). No problem has a
-    type of its own, so `title` is the phrase of the status.
+    type of its own, so `title` is the phrase of the status. From status 500 on, it also has `request_id`.
     """
+    if status >= 500:
+        more["request_id"] = request_id(scope)
     body = {
         "type": "about:blank",
         "title": TITLES.get(status, HTTPStatus(status).phrase),
@@ -67,15 +81,41 @@ def problem(scope: Scope, status: int, detail: str, headers: Mapping[str, str] |
     return Response(json.dumps(body | more), status, headers, MEDIA_TYPE)
 
 
+def request_id(scope: Scope) -> str:
+    """Return the id of a request, which its problem and its log messages have in common.
+
+    It is the `X-Request-Id` of the request, or else the trace id of its `traceparent` (W3C Trace Context, section
+    3.2), or else a new one. A header that is not valid counts as missing.
+    """
+    if "request_id" not in scope:
+        headers = Headers(scope=scope)
+        if REQUEST_ID.fullmatch(given := headers.get("x-request-id", "")):
+            scope["request_id"] = given
+        elif match := TRACEPARENT.fullmatch(headers.get("traceparent", "")):
+            scope["request_id"] = match[1]
+        else:
+            scope["request_id"] = uuid4().hex
+    return str(scope["request_id"])
+
+
+def describe_request(scope: Scope) -> str:
+    """Return the method, path template and id of a request, for a log message without user ids and searches."""
+    template = next((route.path for route in _matching_routes(scope)), "unknown path")
+    return f"{scope['method']} {template} {request_id(scope)}"
+
+
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
     """Return the response to an HTTPException of an endpoint, of the router or of FastAPI."""
     if error.status_code == 400:  # FastAPI raises it only for a body that it cannot decode
         return await handle_validation_error(
             request, validation_error(("body",), "Body should be JSON in UTF-8", "json_invalid")
         )
+    if error.status_code >= 500:
+        logger.warning("[%s] %s", describe_request(request.scope), error.detail)
     headers = dict(error.headers or {})
     if error.status_code == 405:  # Starlette names only the methods of the first route with this path
-        headers["Allow"] = ", ".join(_methods(request))
+        methods = {method for route in _matching_routes(request.scope) for method in route.methods or ()}
+        headers["Allow"] = ", ".join(sorted(methods))  # of all routes with this path (RFC 9110, section 15.5.6)
     return problem(request.scope, error.status_code, error.detail, headers)
 
 
@@ -119,7 +159,7 @@ def _message(error: dict[str, Any]) -> str:
 
 async def handle_database_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
     """Return the response when the database is unreachable, too slow or overloaded, and log the cause."""
-    logger.warning("Database unavailable: %s", error)
+    logger.warning("[%s] Database unavailable: %s", describe_request(request.scope), error)
     return problem(request.scope, 503, "The database does not respond. Please try again.", RETRY_AFTER)
 
 
@@ -154,11 +194,10 @@ def unexpected_problem(scope: Scope) -> Response:
     return problem(scope, 500, "Internal error")
 
 
-def _methods(request: Request) -> list[str]:
-    """Return the methods of all routes that match the request's path (RFC 9110, section 15.5.6)."""
-    path = get_route_path(request.scope)
-    routes = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
-    return sorted({method for route in routes for method in route.methods or ()})
+def _matching_routes(scope: Scope) -> Iterator[Any]:
+    """Yield each route whose path template matches the path of a request, whatever its methods are."""
+    path = get_route_path(scope)
+    return (route for route in iter_route_contexts(scope["app"].routes) if route.path_regex.match(path))
 
 
 # ---- OpenAPI --------------------------------------------------------------------------------
@@ -171,8 +210,8 @@ RESPONSES: dict[int, tuple[type[Problem] | None, str]] = {
     412: (Problem, "`If-Match` names an older version, or the task exists already. Nothing was changed."),
     413: (Problem, "The body is over 1 MiB. Nothing was changed."),
     422: (ValidationProblem, "The input breaks a rule. Nothing was changed."),
-    500: (Problem, "Internal error of the service."),
-    503: (Problem, "The database does not respond. Please try again."),
+    500: (ServerProblem, "Internal error of the service."),
+    503: (ServerProblem, "The database does not respond. Please try again."),
 }
 HEADER_DESCRIPTIONS = {
     "ETag": "The version, for `If-Match` and `If-None-Match`.",

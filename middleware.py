@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from functools import partial
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from starlette._utils import get_route_path
@@ -27,6 +28,8 @@ COMMON_HEADERS = {
     (False, True): SECURITY_HEADERS,
     (False, False): [*SECURITY_HEADERS, (b"vary", b"Origin")],
 }
+MAX_LOGGED_ORIGINS = 20
+MAX_ORIGIN_LENGTH = 270  # characters; a host name has at most 253
 
 
 def common_headers(scope: Scope, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
@@ -39,17 +42,23 @@ def common_headers(scope: Scope, headers: dict[bytes, bytes]) -> list[tuple[byte
 
 
 class ProblemCORSMiddleware(CORSMiddleware):
-    """Starlette's CORSMiddleware, which responds to a rejected preflight with a problem.
+    """Starlette's CORSMiddleware, which responds to a rejected preflight with a problem, and logs rejected origins.
 
     A request without an `Origin` is passed on at once.
     """
+
+    def __init__(self, app: ASGIApp, /, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._logged: set[str] = set()  # origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a preflight, or pass the request on."""
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
         if b"origin" not in headers:
             await self.app(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+            return
+        self._log_if_rejected(scope, headers)
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
             response = self.preflight_response(Headers(scope=scope))
             if response.status_code >= 400:
                 response = errors.replace_plain_text(scope, response.status_code, response.headers)
@@ -57,6 +66,18 @@ class ProblemCORSMiddleware(CORSMiddleware):
             await response(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def _log_if_rejected(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Log the origin of a request if CORS does not allow it, once for each of the first MAX_LOGGED_ORIGINS."""
+        origin = headers[b"origin"].decode("latin-1")
+        # Browsers also send an Origin with a POST from a page of this service, such as /docs. It needs no CORS.
+        host = headers[b"origin"].rpartition(b"://")[2]
+        if self.is_allowed_origin(origin) or host in (headers.get(b"host"), headers.get(b"x-forwarded-host")):
+            return
+        origin = origin[:MAX_ORIGIN_LENGTH]
+        if origin not in self._logged and len(self._logged) < MAX_LOGGED_ORIGINS:
+            self._logged.add(origin)
+            logger.warning("[%s] CORS_ORIGINS does not contain %a", errors.describe_request(scope), origin)
 
 
 class ServiceMiddleware:
@@ -99,13 +120,15 @@ class ServiceMiddleware:
         except asyncio.CancelledError:
             # uvicorn cancels a request only when its time for a graceful shutdown is over. If this was
             # raised again, uvicorn would send 500 and log a traceback.
-            logger.warning("Not finished before the service ended: %s", scope["method"])
+            logger.warning("[%s] Not finished before the service ended", errors.describe_request(scope))
             if not started:
                 await errors.shutdown_problem(scope)(scope, receive, send_common)
-        except Exception:
+        except Exception as error:
+            # uvicorn logs the traceback, without the id of the request.
+            logger.error("[%s] Internal error: %s", errors.describe_request(scope), type(error).__name__)
             if not started:
                 await errors.unexpected_problem(scope)(scope, receive, send_common)
-            raise  # uvicorn logs it with its traceback
+            raise
 
 
 async def _send_lifespan(send: Send, message: Message) -> None:

@@ -576,6 +576,15 @@ class ValidationProblem(Problem):
     )
 
 
+class ServerProblem(Problem):
+    """A problem of the service, which is not the fault of the client."""
+
+    request_id: str = Field(
+        description="The id of the request, which the log has too: from `X-Request-Id` or `traceparent`, or a new one.",
+        examples=["4bf92f3577b34da6a3ce929d0e0e4736"],
+    )
+
+
 class Health(BaseModel):
     """The state of the service."""
 

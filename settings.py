@@ -44,7 +44,7 @@ class Settings(BaseModel):
     database_url: SecretStr = SecretStr("")
     database_pool_size: int = Field(default=20, ge=1, le=1000)
     database_timeout: float = Field(default=5, gt=0, le=300, allow_inf_nan=False)
-    cors_origins: list[str] = ["http://localhost:3000", "http://localhost:5173"]
+    cors_origins: list[str] = [f"http://{host}:{port}" for host in ("localhost", "127.0.0.1") for port in (3000, 5173)]
     auth_jwks_url: str = Field(default="", pattern="^(https?://.*)?$")
     auth_secret: SecretStr = SecretStr("")
     auth_issuer: str = Field(default="", validate_default=True)

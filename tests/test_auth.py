@@ -26,6 +26,7 @@ from main import create_app
 from settings import Settings
 from tests.conftest import assert_contract
 from tests.helpers import eventually
+from tests.servers import HERE
 
 ISSUER, AUDIENCE, SECRET = "https://issuer.example", "https://tasks.example", "a shared secret, long enough for" * 2
 ED25519 = ed25519.Ed25519PrivateKey.generate()
@@ -321,7 +322,7 @@ FORGED: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
-def test_a_forged_token_is_401_and_changes_and_logs_nothing(
+def test_a_forged_token_is_401_and_changes_nothing(
     jwks_client: TestClient, url: str, user: str, forge: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     forged = forge(user)
@@ -332,6 +333,53 @@ def test_a_forged_token_is_401_and_changes_and_logs_nothing(
         assert user not in response.json()["detail"]
     assert jwks_client.get(url, headers=bearer(token(user))).json() == []
     assert user not in caplog.text
+    reasons = {record.message.partition("] Token rejected: ")[2] for record in caplog.records}
+    assert len(reasons) == 1
+    assert f"`{reasons.pop()}`" in (HERE / "docs/operations.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("expired", "ExpiredSignatureError"),
+        ("of another issuer", "InvalidIssuerError"),
+        ("for another audience", "InvalidAudienceError"),
+        ("an unknown kid", "UnknownKey"),
+        ("signed with an unknown key", "InvalidSignatureError"),
+        ("without sub", "MissingRequiredClaimError"),
+        ("sub holds a slash", "InvalidSubjectError"),
+        ("not yet valid", "ImmatureSignatureError"),
+    ],
+)
+def test_the_log_says_why_a_token_was_rejected(
+    jwks_client: TestClient, url: str, user: str, caplog: pytest.LogCaptureFixture, name: str, reason: str
+) -> None:
+    headers = bearer(FORGED[name](user)) | {"X-Request-Id": "r1"}
+    response = jwks_client.post(f"{url}?q=secret", headers=headers)
+    assert (response.status_code, "request_id" in response.json()) == (401, False)
+    [record] = caplog.records
+    assert (record.levelname, record.message) == ("INFO", f"[POST /api/{{user_id}}/tasks r1] Token rejected: {reason}")
+
+
+def test_the_reason_is_that_of_the_key_that_signed(
+    settings: Settings, issuer: Issuer, url: str, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    issuer.keys = [public_jwk(UNKNOWN_KEY, "EdDSA", "ed"), public_jwk(ED25519, "EdDSA", "ed")]
+    for keys in (issuer.keys, issuer.keys[::-1]):
+        issuer.keys = keys
+        caplog.clear()
+        with app_with(settings, auth_jwks_url=issuer.url) as client:
+            eventually(401, lambda client=client: client.get(url, headers=bearer(FORGED["expired"](user))))  # type: ignore[misc]
+        assert "Token rejected: ExpiredSignatureError" in caplog.text
+
+
+def test_the_log_says_that_the_subject_is_not_the_user(
+    jwks_client: TestClient, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = f"user-{uuid4()}"
+    assert jwks_client.get(url, headers=bearer(token(other)) | {"X-Request-Id": "r1"}).status_code == 404
+    message = "[GET /api/{user_id}/tasks r1] The subject of the token is not the user_id"
+    assert [(record.levelname, record.message) for record in caplog.records] == [("INFO", message)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Errors of every layer: each is a problem (RFC 9457) that a page of an allowed origin can read."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -150,8 +151,83 @@ def test_an_unavailable_database_is_503(
         assert int(response.headers["retry-after"]) > 0
         assert "secret" not in response.text
     assert send(failing_client, "GET", "/health").json() == {"status": "ok"}
-    assert len(caplog.records) == 2
-    assert all(record.message.startswith("Database unavailable: ") for record in caplog.records)
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == 2
+    assert re.match(r"\[GET /api/\{user_id\}/tasks [0-9a-f]{32}\] Database unavailable: ", messages[0])
+    assert re.match(r"\[GET /health/ready [0-9a-f]{32}\] Database unavailable: ", messages[1])
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"X-Request-Id": "Req-1:2/3=4+5@host_a.b"}, r"Req-1:2/3=4\+5@host_a\.b"),
+        ({"X-Request-Id": "a", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}, "a"),
+        ({"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}, TRACE),
+        ({"traceparent": f"cc-{TRACE}-00f067aa0ba902b7-01-more"}, TRACE),
+        ({"X-Request-Id": "with a space", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}, TRACE),
+        ({}, "[0-9a-f]{32}"),
+        ({"X-Request-Id": "x" * 129}, "[0-9a-f]{32}"),
+        ({"X-Request-Id": "a]\tERROR: b"}, "[0-9a-f]{32}"),
+        ({"X-Request-Id": ""}, "[0-9a-f]{32}"),
+        ({"traceparent": f"ff-{TRACE}-00f067aa0ba902b7-01"}, f"(?!{TRACE})[0-9a-f]{{32}}"),
+        ({"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-01"}, "(?!0{32})[0-9a-f]{32}"),
+        ({"traceparent": f"00-{TRACE.upper()}-00f067aa0ba902b7-01"}, "[0-9a-f]{32}"),
+        ({"traceparent": TRACE}, f"(?!{TRACE})[0-9a-f]{{32}}"),
+    ],
+)
+@pytest.mark.parametrize(("error", "status"), [(ZeroDivisionError(), 500), (psycopg2.OperationalError(), 503)])
+def test_a_5xx_and_its_log_message_have_the_request_id(
+    failing_client: Any,
+    url: str,
+    caplog: pytest.LogCaptureFixture,
+    headers: dict[str, str],
+    expected: str,
+    error: Exception,
+    status: int,
+) -> None:
+    failing_client.error = error
+    response = send(failing_client, "PATCH", f"{url}/{uuid4()}/complete?", headers=headers)
+    assert response.status_code == status
+    request_id = response.json()["request_id"]
+    assert re.fullmatch(expected, request_id)
+    [message] = [record.message for record in caplog.records if record.name == "tasks"]
+    assert message.startswith(f"[PATCH /api/{{user_id}}/tasks/{{task_id}}/complete {request_id}] ")
+
+
+def test_two_requests_without_an_id_get_different_ones(failing_client: Any, url: str) -> None:
+    failing_client.error = psycopg2.OperationalError()
+    assert len({send(failing_client, "GET", url).json()["request_id"] for _ in range(3)}) == 3
+
+
+def test_a_4xx_has_no_request_id(client: TestClient, url: str) -> None:
+    for response in (client.get(f"{url}/{uuid4()}", headers={"X-Request-Id": "a"}), client.get(url + "?x=1")):
+        assert "request_id" not in response.json()
+
+
+def test_each_rejected_origin_is_logged_once(settings: Settings, user: str, caplog: pytest.LogCaptureFixture) -> None:
+    preflight = {"Access-Control-Request-Method": "POST"}
+    with TestClient(create_app(settings)) as client:
+        caplog.clear()
+        for origin in ("http://localhost:3001", "http://evil.example", "http://localhost:3001", "null"):
+            client.get(f"/api/{user}/tasks", headers={"Origin": origin})
+            client.options(f"/api/{user}/tasks", headers={"Origin": origin} | preflight)
+        for origin in (ORIGIN, "http://testserver"):  # an allowed one, and the service itself
+            client.post(f"/api/{user}/tasks", headers={"Origin": origin}, json={"title": "x"})
+        messages = [re.sub("[0-9a-f]{32}", "ID", record.message) for record in caplog.records]
+        assert messages == [
+            f"[GET /api/{{user_id}}/tasks ID] CORS_ORIGINS does not contain '{origin}'"
+            for origin in ("http://localhost:3001", "http://evil.example", "null")
+        ]
+        caplog.clear()
+        for number in range(100):
+            forged = f"http://{number}\u0085ERROR: forged {'x' * 1000}".encode("latin-1")
+            client.get("/nowhere", headers=[("Origin", forged)])
+        assert 0 < len(caplog.records) <= 20
+        assert all(len(record.message) < 400 and record.message.isascii() for record in caplog.records)
+        assert all(record.message.startswith("[GET unknown path ") for record in caplog.records)
 
 
 def test_a_plain_text_error_is_replaced_by_a_problem() -> None:
@@ -173,7 +249,7 @@ def test_the_root_redirects_to_the_documentation(client: TestClient) -> None:
 
 
 def test_cors_allows_only_the_configured_origins(client: TestClient, url: str) -> None:
-    for origin in ("http://localhost:3000", "http://localhost:5173"):
+    for origin in [f"http://{host}:{port}" for host in ("localhost", "127.0.0.1") for port in (3000, 5173)]:
         response = client.get(url, headers={"Origin": origin})
         assert response.headers["access-control-allow-origin"] == origin
         assert set(response.headers["access-control-expose-headers"].split(", ")) == {
@@ -190,7 +266,7 @@ def test_cors_allows_only_the_configured_origins(client: TestClient, url: str) -
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 def test_a_preflight_allows_the_methods_and_headers_of_the_contract(client: TestClient, url: str, method: str) -> None:
-    names = "authorization,content-type,if-match,if-none-match,idempotency-key"
+    names = "authorization,content-type,if-match,if-none-match,idempotency-key,x-request-id,traceparent"
     headers = {"Origin": ORIGIN, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": names}
     response = client.options(url, headers=headers)
     assert response.status_code == 200

@@ -61,7 +61,9 @@ def test_every_error_is_declared_as_a_problem(document: Any) -> None:
             if status >= "400":
                 (media_type,) = response["content"]
                 assert media_type == "application/problem+json"
-                name = "ValidationProblem" if status == "422" else "Problem"
+                name = {"422": "ValidationProblem", "500": "ServerProblem", "503": "ServerProblem"}.get(
+                    status, "Problem"
+                )
                 assert response["content"][media_type]["schema"] == {"$ref": f"#/components/schemas/{name}"}
     assert "HTTPValidationError" not in document["components"]["schemas"]
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -343,7 +344,11 @@ def test_the_commands_without_make_are_those_of_make() -> None:
         text=True,
         check=True,
     )
-    made = [line for line in dry.stdout.splitlines() if not line.startswith("touch ")]
+    made = [
+        line
+        for line in dry.stdout.splitlines()
+        if line.startswith(("python3 -m venv", ".venv/bin/pip", ".venv/bin/uv"))
+    ]
     quiet = {"--quiet", "--disable-pip-version-check"}
     assert BLOCK.findall(text)[0][1].splitlines() == [
         shlex.join(part for part in shlex.split(line) if part not in quiet) for line in made
@@ -369,8 +374,7 @@ def test_make_run_serves_with_its_own_database_until_a_signal(checkout: Path, si
     if up_to_date.returncode:
         pytest.skip("it would install packages; `make .venv/run` does")
     (checkout / ".venv").symlink_to(HERE / ".venv")
-    free_port = {"UVICORN_PORT": "0"}
-    with service(command=["make", "run"], folder=checkout, **free_port) as started:
+    with service(command=["make", "run", "PORT=0"], folder=checkout) as started:
         below = psutil.Process(started.process.pid).children(recursive=True)
         try:
             assert httpx2.get(f"{started.url}/health").json() == {"status": "ok"}
@@ -390,6 +394,18 @@ def test_make_run_serves_with_its_own_database_until_a_signal(checkout: Path, si
                     process.kill()
     assert postgres_of(checkout) == []
     assert not [line for line in started.log if "Traceback" in line]
+
+
+@needs_make
+def test_make_run_reports_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            ["make", "--no-print-directory", "--old-file", ".venv/run", "run", f"PORT={port}"],
+            cwd=HERE, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == f"Port {port} is taken or not allowed. Choose another one: make run PORT=8001"
 
 
 def test_the_tour_begins_with_names_that_exist() -> None:
