@@ -317,6 +317,12 @@ class Slots:
         """Whether all slots are free, and therefore the queues are empty."""
         return self._free == self._size
 
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for a slot."""
+        queues = (self._health_queue, self._queue, *self._user_queues.values())
+        return sum(queue.waiting for queue in queues)
+
     def _reserve(self, user: str | None) -> bool:
         """Make a reservation for the user. Return False if the user has reached the limit."""
         if user is None:
@@ -396,6 +402,11 @@ class _Queue:
         for waiter in self._waiters:
             if waiter.queued_at < expired_before:
                 waiter.reject()
+
+    @property
+    def waiting(self) -> int:
+        """The number of waiters that have neither been rejected nor cancelled."""
+        return sum(not waiter.future.done() for waiter in self._waiters)
 
     def _shed_load(self, overloaded_for: float) -> None:
         """Reject the oldest waiters that cannot be served in time at the present rate."""

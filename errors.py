@@ -100,8 +100,12 @@ def request_id(scope: Scope) -> str:
 
 def describe_request(scope: Scope) -> str:
     """Return the method, path template and id of a request, for a log message without user ids and searches."""
-    template = next((route.path for route in _matching_routes(scope)), "unknown path")
-    return f"{scope['method']} {template} {request_id(scope)}"
+    return f"{scope['method']} {path_template(scope) or 'unknown path'} {request_id(scope)}"
+
+
+def path_template(scope: Scope) -> str | None:
+    """Return the path of a request with names in place of its values, or None when no route matches."""
+    return next((route.path for route in _matching_routes(scope)), None)
 
 
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:

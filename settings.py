@@ -128,6 +128,15 @@ def load_settings(files: Sequence[Path] | None = None) -> Settings:
         raise SystemExit(" ".join(messages)) from None
 
 
+def telemetry_is_requested() -> bool:
+    """Return whether a variable of OpenTelemetry (`OTEL_*`) is set in the environment.
+
+    Its packages do not read the .env files, so these do not count.
+    """
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return not disabled and any(name.startswith("OTEL_") and value for name, value in os.environ.items())
+
+
 def _check_readable(file: Path) -> None:
     # dotenv ignores a folder or a broken link, and the service would start without the secrets in it.
     if file.is_fifo() or not os.path.lexists(file):  # a named pipe can be read only once

@@ -52,7 +52,7 @@ def test_modules_of_routes_import_only_names_of_the_package() -> None:
 def test_the_number_of_statements_stays_under_its_limit() -> None:
     """Statements are counted instead of lines, so that docstrings and comments are free."""
     nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
-    assert sum(isinstance(node, ast.stmt) and not is_docstring(node) for node in nodes) < 2_300
+    assert sum(isinstance(node, ast.stmt) and not is_docstring(node) for node in nodes) < 2_400
 
 
 def is_docstring(node: ast.stmt) -> bool:
