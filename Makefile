@@ -26,10 +26,13 @@ test-faults: .venv/dev  ## Run the tests of failures and deployment; installs De
 	tests/faults/install.sh
 	$(BIN)/pytest tests/faults -p no:randomly
 
-lint: .venv/dev  ## Check lint, format and types
+lint: .venv/dev  ## Check lint, format and types, and compose.yaml and .github against their schemas
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 
 # The hashes are those of all files of a release, so one lock is for x86_64 and aarch64.
 lock: .venv/dev  ## Write requirements.lock: what the image installs, with hashes; needs the internet

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from uvicorn.main import main as uvicorn
 
-from tests.servers import HERE, service
+from tests.servers import HERE, service, wait_for
 
 DOCKERFILE = (HERE / "Dockerfile").read_text().replace("\\\n", "")
 IGNORE = [line for line in (HERE / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
@@ -79,7 +79,8 @@ def test_the_image_serves_on_the_port_of_the_platform(image: Path, empty_databas
         assert psutil.Process(started.process.pid).children() == []  # the shell is gone, and signals reach uvicorn
         proxied = path | {"PORT": started.url.rpartition(":")[2], "http_proxy": "http://127.0.0.1:9"}
         assert subprocess.run(command("HEALTHCHECK"), env=proxied, check=False).returncode == 0
-        assert started.stop() == 0
+        started.stop()
+        wait_for(started.log, "Application shutdown complete")
     assert subprocess.run(command("HEALTHCHECK"), env=proxied, check=False, capture_output=True).returncode == 1
 
 
