@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz test-clients screenshot test-faults lint audit openapi sql bench bench-quick bench-overload bench-growth clean
+.PHONY: run test fuzz test-clients screenshot test-faults lint lock audit openapi sql bench bench-quick bench-overload bench-growth clean
 
 PORT ?= 8000
 # uvicorn would notice only after the service and its PostgreSQL have started.
@@ -31,10 +31,18 @@ test-faults: .venv/dev  ## Run the tests of failures and deployment; installs De
 	tests/faults/install.sh
 	$(BIN)/pytest tests/faults -p no:randomly
 
-lint: .venv/dev  ## Check lint, format and types
+lint: .venv/dev  ## Check lint, format and types, and compose.yaml and .github against their schemas
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+
+# The hashes are those of all files of a release, so one lock is for x86_64 and aarch64.
+lock: .venv/dev  ## Write requirements.lock: what the image installs, with hashes; needs the internet
+	sed '/^# All below is for development/,$$d' requirements.txt | $(BIN)/uv pip compile - --quiet --generate-hashes --no-annotate \
+		--python-version 3.13 --python-platform linux --custom-compile-command 'make lock' -o requirements.lock
 
 # pip-audit does not follow -r inside a file, so each file is named. --strict fails for a package that it cannot check.
 audit: .venv/dev  ## Look up the pinned versions in PyPI's list of vulnerabilities; needs the internet

@@ -1,7 +1,9 @@
 """The files, the health check and the command of the Docker image, tested without Docker."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,9 +12,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
+from uvicorn.main import main as uvicorn
 
-from tests.servers import HERE, service
+from tests.servers import HERE, service, wait_for
 
 DOCKERFILE = (HERE / "Dockerfile").read_text().replace("\\\n", "")
 IGNORE = [line for line in (HERE / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
@@ -50,6 +54,12 @@ def command(instruction: str) -> list[str]:
     return arguments
 
 
+def variables() -> dict[str, str]:
+    """Return the environment variables that the last stage sets."""
+    (values,) = re.findall(r"^ENV (.*)$", DOCKERFILE, re.MULTILINE)
+    return dict(value.split("=", 1) for value in shlex.split(values))
+
+
 @pytest.fixture
 def image(new_folder: Path) -> Path:
     """A folder with the files of the image."""
@@ -60,17 +70,21 @@ def image(new_folder: Path) -> Path:
     return new_folder
 
 
-def test_the_image_can_serve_and_its_health_check_works(image: Path, empty_database: str) -> None:
-    with service(folder=image, DATABASE_URL=empty_database) as started:
+def test_the_image_serves_on_the_port_of_the_platform(image: Path, empty_database: str) -> None:
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    loopback = {"UVICORN_HOST": "127.0.0.1", "PORT": "0", "DATABASE_URL": empty_database}
+    with service(command=command("CMD"), folder=image, **variables() | path | loopback) as started:
         created = httpx2.post(f"{started.url}/api/ann/tasks", json={"title": "any"})
         assert httpx2.get(created.headers["location"]).json() == created.json()
-        program, *rest = command("HEALTHCHECK")
-        assert program == "python"
-        port = started.url.rpartition(":")[2]
-        check = [sys.executable, *(part.replace("8000", port) for part in rest)]
-        proxied = {"http_proxy": "http://127.0.0.1:9"}
-        assert subprocess.run(check, env=proxied, check=False).returncode == 0
-    assert subprocess.run(check, env=proxied, check=False, capture_output=True).returncode == 1
+        below_the_shell = psutil.Process(started.process.pid).children()
+        for process in below_the_shell:  # no signal would reach them
+            process.kill()
+        assert below_the_shell == []
+        proxied = path | {"PORT": started.url.rpartition(":")[2], "http_proxy": "http://127.0.0.1:9"}
+        assert subprocess.run(command("HEALTHCHECK"), env=proxied, check=False).returncode == 0
+        started.stop()
+        wait_for(started.log, "Application shutdown complete")
+    assert subprocess.run(command("HEALTHCHECK"), env=proxied, check=False, capture_output=True).returncode == 1
 
 
 def test_a_missing_database_url_is_reported(image: Path) -> None:
@@ -91,6 +105,14 @@ def test_the_image_has_no_development_files_and_no_secrets() -> None:
         assert name not in names
 
 
-def test_the_command_is_that_of_the_readme() -> None:
-    (documented,) = re.findall(r"^uvicorn main:app .*$", (HERE / "README.md").read_text(), re.MULTILINE)
-    assert command("CMD") == re.sub(r" --workers \d+", "", documented).split()
+def test_the_command_has_the_options_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    def options(arguments: list[str]) -> dict[str, object]:
+        return uvicorn.make_context("uvicorn", arguments).params
+
+    (documented,) = re.findall(r"^uvicorn (main:app .*)$", (HERE / "README.md").read_text(), re.MULTILINE)
+    expected = options(shlex.split(documented)) | {"workers": None}  # one process for each container
+    for name, value in variables().items():
+        monkeypatch.setenv(name, value)
+    shell, option, line = command("CMD")
+    assert [shell, option] == ["sh", "-c"]
+    assert options(shlex.split(os.path.expandvars(line).removeprefix("exec uvicorn "))) == expected

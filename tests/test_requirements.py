@@ -34,8 +34,8 @@ def parse(text: str) -> dict[str, Requirement]:
 
 
 LISTED = {name: parse((HERE / name).read_text()) for name in FILES}
-# The image installs requirements.txt down to this line, see the Dockerfile.
-IMAGE_END = re.findall(r"sed '/\^(.*)/,\$d' requirements.txt", (HERE / "Dockerfile").read_text())[0]
+# The lock of the image has what requirements.txt lists down to this line, see the Makefile.
+IMAGE_END = re.findall(r"sed '/\^(.*)/,\$\$d' requirements.txt", (HERE / "Makefile").read_text())[0]
 SERVICE = parse((HERE / "requirements.txt").read_text().partition(f"\n{IMAGE_END}")[0])
 ALL = LISTED["requirements.txt"] | LISTED["requirements-dev.txt"]
 
@@ -91,3 +91,17 @@ def test_the_constraints_are_exactly_the_indirect_dependencies() -> None:
 def test_production_needs_no_development_package() -> None:
     names = {name for environment in ENVIRONMENTS for name in dependencies(SERVICE, environment)}
     assert not names & (set(ALL) - set(SERVICE))
+
+
+def test_the_lock_has_exactly_the_pinned_packages_of_the_image() -> None:
+    [python] = set(re.findall(r"^FROM python:([\d.]+)", (HERE / "Dockerfile").read_text(), re.MULTILINE))
+    assert f"--python-version {python} " in (HERE / "Makefile").read_text()
+    [linux] = [one for one in ENVIRONMENTS if (one["python_version"], one["sys_platform"]) == (python, "linux")]
+    pinned = LISTED["constraints.txt"] | SERVICE
+    lock = (HERE / "requirements.lock").read_text().replace("\\", "")
+    locked = {name: str(listed.specifier) for name, listed in parse(lock).items()}
+    for machine in ("x86_64", "aarch64"):
+        needed = set(dependencies(SERVICE, linux | {"platform_machine": machine}))
+        assert locked == {name: str(pinned[name].specifier) for name in needed}
+    hashes = re.findall(r"^\S+==\S+ ((?:\s+--hash=sha256:[0-9a-f]{64})+)$", lock, re.MULTILINE)
+    assert len(hashes) == len(locked)
