@@ -142,23 +142,16 @@ class Tools:
         cursor: Annotated[str | None, Field(description="From the note of the page before, for the next page.")] = None,
     ) -> TaskList:
         """List the tasks that match all filters, 20 in a page. Long descriptions are cut."""
-        query: dict[str, Any] = {
-            "completed": completed,
-            "priority": priority,
-            "tag": tag,
-            "q": q,
-            "cursor": cursor,
-            "sort": sort,
-        }
-        query |= {"id": task_id and str(task_id), "due_before": due_before, "due_after": due_after}
-        given = {name: value for name, value in query.items() if value is not None}
-        response = await self._request("GET", params={"limit": PAGE, "total": True} | given)
+        query = dict[str, Any](completed=completed, priority=priority, tag=tag, q=q, sort=sort, cursor=cursor)
+        query |= {"id": task_id, "due_before": due_before, "due_after": due_after, "limit": PAGE, "total": True}
+        params = {name: value for name, value in query.items() if value is not None}
+        response = await self._request("GET", params=params)
         tasks = [Task.model_validate(task) for task in response.json()]
         if task_id is None:
             for task in tasks:
                 if task.description and len(task.description) > EXCERPT:
                     task.description = f"{task.description[:EXCERPT]}… (cut: list_tasks with task_id has all of it)"
-        note = f"{response.headers['X-Total-Count']} tasks match."
+        note = f"Matching tasks: {response.headers['X-Total-Count']}."
         if "next" in response.links:
             [cursor] = parse_qs(urlsplit(response.links["next"]["url"]).query)["cursor"]
             note += f" There are more: for the next page, call list_tasks with the same arguments and cursor={cursor}"
@@ -225,9 +218,11 @@ def create_server(
     async def lifespan(_server: MCPServer[None]) -> AsyncIterator[None]:
         async with service.router.lifespan_context(service):
             refresh = asyncio.create_task(verifier.refresh_keys()) if verifier else None
-            yield
-            if refresh:
-                refresh.cancel()
+            try:
+                yield
+            finally:
+                if refresh:
+                    refresh.cancel()
 
     server = MCPServer[None](
         "tasks", instructions=INSTRUCTIONS, lifespan=lifespan, token_verifier=verifier, auth=auth, log_level="WARNING"
