@@ -22,3 +22,7 @@ node -e "$new_enough" || "${as_root[@]}" npm install --global --no-audit --no-fu
 
 cd "$(dirname "$0")"
 npm ci --no-audit --no-fund
+
+cd ../../examples/assistant
+python3 -m venv .venv
+.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
