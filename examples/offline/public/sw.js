@@ -7,7 +7,6 @@ self.addEventListener('install', (event) => {
 
 self.addEventListener('fetch', (event) => {
   if (new URL(event.request.url).origin !== location.origin) return // the service's responses are never cached
-  event.respondWith(
-    fetch(event.request).catch(async () => (await caches.match(event.request, { ignoreSearch: true })) ?? Response.error()),
-  )
+  const fromCache = async () => (await caches.match(event.request, { ignoreSearch: true, ignoreVary: true })) ?? Response.error()
+  event.respondWith(fetch(event.request).catch(fromCache))
 })

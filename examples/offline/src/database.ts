@@ -29,8 +29,10 @@ export async function openTasks(userUrl: string) {
       },
     },
   })
-  // A task that was changed and changed back must still be sent, because RxDB may have skipped a pull of it meanwhile.
-  tasks.preSave((task) => void (task.updated_at = new Date().toISOString()), false)
+  // Without it, RxDB would take a task that was changed and changed back for unchanged, and may have missed a pull of it.
+  const touch = (task: Task) => void (task.updated_at = new Date().toISOString())
+  tasks.preInsert(touch, false)
+  tasks.preSave(touch, false)
 
   const replication = replicateRxCollection<Task, { cursor: string }>({
     replicationIdentifier: userUrl,

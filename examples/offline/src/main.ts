@@ -44,11 +44,11 @@ form.onsubmit = async (event) => {
 }
 
 async function remove(task: Task) {
-  await (await tasks.findOne(task.id).exec())?.incrementalRemove()
+  const removed = await (await tasks.findOne(task.id).exec())?.incrementalRemove()
   $('#deleted').textContent = `Deleted “${task.title}”.`
   $('#undo').onclick = () => {
     $('#toast').hidden = true
-    return change(task, {})
+    return change(removed?.toMutableJSON() as Task ?? task, {})
   }
   $('#toast').hidden = false
 }

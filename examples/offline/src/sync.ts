@@ -9,7 +9,7 @@ type Fields = Partial<Task>
 const differing = (a: Fields, b: Fields) => FIELDS.filter((name) => !deepEqual(a[name], b[name]))
 const pick = (task: Task, names: readonly (keyof Task)[]): Fields => Object.fromEntries(names.map((name) => [name, task[name]]))
 // What this device sent and has no response to. It tells the device's own writes from those of other devices.
-const attempts = (id: string): Fields[] => JSON.parse(localStorage.getItem(`sent ${id}`) ?? '[]')
+const attempts = (id: string): Partial<Copy>[] => JSON.parse(localStorage.getItem(`sent ${id}`) ?? '[]')
 
 export function createSync(userUrl: string, notify: (text: string) => Promise<unknown>) {
   const settled = new Set<string>() // tasks whose last write was accepted, or rejected, as a whole
@@ -41,8 +41,9 @@ export function createSync(userUrl: string, notify: (text: string) => Promise<un
     if (deepEqual(known, mine)) return localStorage.removeItem(key), []
     const ifMatch = { 'If-Match': `"${known?.version ?? 0}"` }
     const changes = pick(mine, differing(mine, known ?? {}))
-    const earlier = attempts(mine.id).filter((fields) => !deepEqual(fields, changes))
-    localStorage.setItem(key, JSON.stringify([...earlier, changes]))
+    const attempt = { ...changes, _deleted: mine._deleted }
+    const earlier = attempts(mine.id).filter((other) => !deepEqual(other, attempt))
+    localStorage.setItem(key, JSON.stringify([...earlier, attempt]))
     const create = () => send('PUT', path, { 'If-None-Match': '*' }, pick(mine, FIELDS))
     let response = await (mine._deleted ? send('DELETE', path, ifMatch) : !known ? create()
       : known._deleted ? send('POST', `${path}/restore`) : send('PATCH', path, ifMatch, changes))
@@ -65,11 +66,12 @@ export function createSync(userUrl: string, notify: (text: string) => Promise<un
       const edited = differing(mine, base)
       const foreign = differing(theirs, base).filter((name) => !own.some((sent) => deepEqual(sent[name], theirs[name])))
       const replaced = edited.filter((name) => foreign.includes(name) && !deepEqual(mine[name], theirs[name]))
-      if (theirs._deleted && (mine._deleted || !edited.length)) return theirs
+      const deletedHere = own.some((sent) => sent._deleted)
+      if (theirs._deleted && (mine._deleted || !(edited.length || deletedHere))) return theirs
       if (mine._deleted && !foreign.length) return { ...theirs, _deleted: true }
       if (mine._deleted) await notify(`“${theirs.title}” was not deleted: another device has changed it.`)
       if (mine._deleted) return theirs
-      if (theirs._deleted) await notify(`“${mine.title}” was deleted by another device. Your change has restored it.`)
+      if (theirs._deleted && !deletedHere) await notify(`“${mine.title}” was deleted by another device. Your change has restored it.`)
       for (const name of replaced) await notify(`“${mine.title}”: your ${name} replaces ${JSON.stringify(theirs[name])} of another device.`)
       return { ...theirs, ...pick(mine, edited), _deleted: false }
     },
