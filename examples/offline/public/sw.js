@@ -7,6 +7,7 @@ self.addEventListener('install', (event) => {
 
 self.addEventListener('fetch', (event) => {
   if (new URL(event.request.url).origin !== location.origin) return // the service's responses are never cached
-  const fromCache = async () => (await caches.match(event.request, { ignoreSearch: true, ignoreVary: true })) ?? Response.error()
+  const ignore = { ignoreSearch: true, ignoreVary: true }
+  const fromCache = async () => (await caches.match(event.request, ignore)) ?? Response.error()
   event.respondWith(fetch(event.request).catch(fromCache))
 })

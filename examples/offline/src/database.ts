@@ -29,7 +29,7 @@ export async function openTasks(userUrl: string) {
       },
     },
   })
-  // Without it, RxDB would take a task that was changed and changed back for unchanged, and may have missed a pull of it.
+  // Mark each change, so that RxDB also sends a task that was changed and changed back: it may have skipped a pull.
   const touch = (task: Task) => void (task.updated_at = new Date().toISOString())
   tasks.preInsert(touch, false)
   tasks.preSave(touch, false)

@@ -18,6 +18,7 @@ async function change(task: Task, fields: Partial<Task>) {
   else await tasks.insert({ ...task, ...fields }) // it was deleted: bring it back
 }
 
+$<HTMLButtonElement>('#add button').disabled = false
 form.onsubmit = async (event) => {
   event.preventDefault()
   const title = $<HTMLInputElement>('#title').value.trim()
@@ -43,12 +44,14 @@ form.onsubmit = async (event) => {
     })
 }
 
-async function remove(task: Task) {
-  const removed = await (await tasks.findOne(task.id).exec())?.incrementalRemove()
-  $('#deleted').textContent = `Deleted “${task.title}”.`
+async function remove(id: string) {
+  const task = await tasks.findOne(id).exec()
+  if (!task) return // another device has deleted it
+  const removed = (await task.incrementalRemove()).toMutableJSON() as Task
+  $('#deleted').textContent = `Deleted “${removed.title}”.`
   $('#undo').onclick = () => {
     $('#toast').hidden = true
-    return change(removed?.toMutableJSON() as Task ?? task, {})
+    return change(removed, {})
   }
   $('#toast').hidden = false
 }
@@ -59,7 +62,7 @@ function edit(task: Task) {
   for (const input of inputs) input.value = values[input.name as keyof typeof values]
   editor.onclose = async () => {
     if (editor.returnValue !== 'save') return
-    const entered = inputs.map((input) => [input.name, input.value.trim() || (input.name === 'description' ? null : task.title)])
+    const entered = inputs.map(({ name, value }) => [name, value.trim() || null] as const)
     const fields = entered.filter(([name, value]) => value !== task[name as keyof Task])
     if (fields.length) await change(task, Object.fromEntries(fields))
   }
@@ -73,8 +76,10 @@ const rows = new Map<string, { element: HTMLElement; show: (task: Task) => void 
 
 function createRow() {
   const element = $<HTMLTemplateElement>('#row').content.firstElementChild!.cloneNode(true) as HTMLElement
-  const [box, remover] = [element.querySelector('input')!, element.querySelector<HTMLElement>('.delete')!]
-  const [title, details] = [element.querySelector<HTMLElement>('.title')!, element.querySelector<HTMLElement>('.details')!]
+  const box = element.querySelector('input')!
+  const title = element.querySelector<HTMLElement>('.title')!
+  const details = element.querySelector<HTMLElement>('.details')!
+  const remover = element.querySelector<HTMLElement>('.delete')!
   return {
     element,
     show(task: Task) {
@@ -87,15 +92,21 @@ function createRow() {
       box.ariaLabel = `Done: ${task.title}`
       title.ariaLabel = `Edit: ${task.title}`
       remover.ariaLabel = `Delete: ${task.title}`
-      remover.onclick = () => remove(task)
+      remover.onclick = () => remove(task.id)
     },
   }
 }
 
 tasks.find().$.subscribe((found) => {
   const list = $('#list')
-  const sorted = found.map((task) => task.toMutableJSON() as Task).sort((a, b) => (a.created_at < b.created_at ? 1 : -1))
-  for (const [id, row] of rows) if (!sorted.some((task) => task.id === id)) row.element.remove(), rows.delete(id)
+  const sorted = found.map((task) => task.toMutableJSON() as Task)
+  sorted.sort((a, b) => (a.created_at < b.created_at ? 1 : -1))
+  const ids = new Set(sorted.map((task) => task.id))
+  for (const [id, row] of rows) {
+    if (ids.has(id)) continue
+    row.element.remove()
+    rows.delete(id)
+  }
   sorted.forEach((task, index) => {
     const row = rows.get(task.id) ?? createRow()
     rows.set(task.id, row)
