@@ -14,11 +14,10 @@ import httpx2
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.clients.helpers import CLIENTS, CreateTask, Tasks, sign_up
+from tests.clients.helpers import CLIENTS, CreateTask, Tasks, blocks, sign_up
 from tests.helpers import eventually
 from tests.servers import HERE, Service, service
 
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (HERE / "README.md").read_text()
 FRONT_ENDS = (HERE / "docs/front-ends.md").read_text()
 
@@ -64,11 +63,6 @@ SIGN_UP = """async person => {
 }"""
 
 Adapt = Callable[[str], str]
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """Return the code blocks in a language, in order."""
-    return [text for kind, text in BLOCK.findall(page) if kind == language]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import { useInfiniteQuery, useMutation, useQueryClient, type InfiniteData } from '@tanstack/react-query'
 import { useEffect, useRef, useState, type SubmitEvent } from 'react'
+import { flushSync } from 'react-dom'
 import type { Task, TaskChanges, TaskPage, TasksApi } from '@/lib/api'
 
 const queryKey = ['tasks']
@@ -107,6 +108,7 @@ function NewTask({ api }: { api: TasksApi }) {
 
 function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
   const [edited, setEdited] = useState<Task>() // the task as it was when the form was opened
+  const editButton = useRef<HTMLButtonElement>(null)
   const changeList = useChangeList()
   const update = useMutation({
     mutationFn: ({ base, changes }: { base: Task; changes: TaskChanges }) => api.update(base, changes),
@@ -117,16 +119,16 @@ function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
     onSuccess: () => changeList(tasks => tasks.filter(other => other.id !== task.id)),
   })
 
-  function save(event: SubmitEvent<HTMLFormElement>) {
-    event.preventDefault()
-    const title = String(new FormData(event.currentTarget).get('title'))
-    update.mutate({ base: edited!, changes: { title } })
-    setEdited(undefined)
+  function close() {
+    flushSync(() => setEdited(undefined))
+    editButton.current!.focus() // a keyboard user stays in this row
   }
 
-  // The row shows a change before there is a response. If the change fails, the row shows the cached task again.
-  if (remove.isPending) return null
-  const { title, completed } = update.isPending ? { ...task, ...update.variables.changes } : task
+  function save(event: SubmitEvent<HTMLFormElement>) {
+    event.preventDefault()
+    update.mutate({ base: edited!, changes: { title: String(new FormData(event.currentTarget).get('title')) } })
+    close()
+  }
 
   if (edited) {
     return (
@@ -137,28 +139,32 @@ function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
             <input name="title" defaultValue={edited.title} autoComplete="off" autoFocus required />
           </label>
           <button className="primary">Save</button>
-          <button type="button" onClick={() => setEdited(undefined)}>
+          <button type="button" onClick={close}>
             Cancel
           </button>
         </form>
       </li>
     )
   }
+
+  // The row shows a change before there is a response. If the change fails, the row shows the cached task again.
+  if (remove.isPending) return null
+  const isPending = update.isPending // until then, the next change would be made from an old version
+  const { title, completed } = isPending ? { ...task, ...update.variables.changes } : task
   return (
-    <li className="card row">
+    <li className="card row" aria-busy={isPending}>
       <label className="task">
         <input
           type="checkbox"
           checked={completed}
-          disabled={update.isPending}
-          onChange={event => update.mutate({ base: task, changes: { completed: event.target.checked } })}
+          onChange={() => isPending || update.mutate({ base: task, changes: { completed: !completed } })}
         />
         <span>{title}</span>
       </label>
-      <button aria-label={`Edit ${title}`} disabled={update.isPending} onClick={() => setEdited(task)}>
+      <button ref={editButton} aria-label={`Edit ${title}`} onClick={() => isPending || setEdited(task)}>
         Edit
       </button>
-      <button aria-label={`Delete ${title}`} disabled={update.isPending} onClick={() => remove.mutate()}>
+      <button aria-label={`Delete ${title}`} onClick={() => isPending || remove.mutate()}>
         Delete
       </button>
     </li>
