@@ -87,10 +87,3 @@ def tasks(tasks_url: str) -> Callable[[], list[dict[str, Any]]]:
         return items
 
     return tasks
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """Let one xdist worker run all tests of an xdist_group, so that their module's fixtures start only once."""
-    if config.getoption("dist", "no") == "load":
-        config.option.dist = "loadgroup"
