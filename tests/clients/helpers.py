@@ -17,6 +17,8 @@ CLIENTS = HERE / "tests/clients"
 CreateTask = Callable[..., dict[str, Any]]
 Tasks = Callable[[], list[dict[str, Any]]]
 
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
 
 @contextmanager
 def website() -> Iterator[str]:
@@ -42,3 +44,8 @@ def sign_up(issuer: str) -> tuple[str, dict[str, str]]:
         person = {"name": "Ann", "email": f"{uuid4()}@example.com", "password": "correct horse 1"}
         user = browser.post("/sign-up/email", json=person).json()["user"]
         return user["id"], {"Authorization": f"Bearer {browser.get('/token').json()['token']}"}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code blocks in a language, in order."""
+    return [text for kind, text in BLOCK.findall(page) if kind == language]

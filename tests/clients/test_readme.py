@@ -8,17 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
-from uuid import uuid4
 
 import httpx2
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.clients.helpers import CLIENTS, CreateTask, Tasks, sign_up
-from tests.helpers import eventually
-from tests.servers import HERE, Service, service
+from tests.clients.helpers import CLIENTS, CreateTask, Tasks, blocks
+from tests.servers import HERE, Service
 
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (HERE / "README.md").read_text()
 FRONT_ENDS = (HERE / "docs/front-ends.md").read_text()
 
@@ -36,39 +33,7 @@ globalThis.fetch = async (url, options) => {
 }
 """
 
-NEXTJS = """
-import { readFileSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
-import { text } from 'node:stream/consumers'
-
-const server = createServer()
-server.listen(0, '127.0.0.1', async () => {
-  const origin = `http://127.0.0.1:${server.address().port}`
-  writeFileSync('auth.mjs', readFileSync('auth.ts', 'utf8').replace('http://localhost:3000', origin))
-  const route = await import('./route.mjs')
-  server.on('request', async (request, reply) => {
-    if (!request.url.startsWith('/api/auth/')) return reply.end()
-    const { method, headers } = request
-    const body = method === 'POST' ? await text(request) : undefined
-    const response = await route[method](new Request(origin + request.url, { method, headers, body }))
-    reply.writeHead(response.status, [...response.headers].flat())
-    reply.end(await response.text())
-  })
-  console.log(`READY ${origin}`)
-})
-"""
-SIGN_UP = """async person => {
-  const headers = {'Content-Type': 'application/json'}
-  const response = await fetch('/api/auth/sign-up/email', {method: 'POST', headers, body: JSON.stringify(person)})
-  if (!response.ok) throw new Error(await response.text())
-}"""
-
 Adapt = Callable[[str], str]
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """Return the code blocks in a language, in order."""
-    return [text for kind, text in BLOCK.findall(page) if kind == language]
 
 
 @pytest.fixture
@@ -160,46 +125,6 @@ def test_the_documented_command_serves_the_examples() -> None:
         assert found, line
         page = httpx2.get(f"http://127.0.0.1:{found[1]}{path}")
         assert page.text == (HERE / "examples/todo.html").read_text()
-
-
-# ---- Better Auth ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def nextjs(tmp_path: Path) -> Iterator[str]:
-    """The origin of a server that routes requests to the README's two files as Next.js does."""
-    lib, route, _ = blocks(README, "ts")
-    (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
-    (tmp_path / "auth.ts").write_text(lib)
-    (tmp_path / "route.mjs").write_text(route.replace("@/lib/auth", "./auth.mjs"))
-    (tmp_path / "server.mjs").write_text(NEXTJS)
-    environment = {"NODE_ENV": "test", "BETTER_AUTH_SECRET": uuid4().hex, "BETTER_AUTH_TELEMETRY": "0"}
-    with first_line(["node", "server.mjs"], tmp_path, **environment) as line:
-        assert line.startswith("READY "), line
-        yield line.split()[1]
-
-
-def test_the_better_auth_example_gives_a_signed_in_user_access(
-    nextjs: str, database_url: str, context: BrowserContext
-) -> None:
-    lib, _, page_code = blocks(README, "ts")
-    (env_file,) = [block for block in blocks(README, "sh") if block.startswith("# .env.local")]
-    documented_origin = re.findall("http://localhost:[0-9]+", lib)[0]
-    settings = dict(line.split("=", 1) for line in env_file.replace(documented_origin, nextjs).splitlines()[1:])
-    first_user, token = sign_up(nextjs)
-    with service(DATABASE_URL=database_url, CORS_ORIGINS=nextjs, **settings) as api:
-        # The first 200 shows that the service has fetched the signing keys.
-        eventually(200, lambda: httpx2.get(f"{api.url}/api/{first_user}", headers=token))
-        page = context.new_page()
-        page.goto(nextjs)
-        page.evaluate(SIGN_UP, {"name": "Ann", "email": f"{uuid4()}@example.com", "password": "correct horse 1"})
-        page_code = page_code.replace("http://127.0.0.1:8000", api.url)
-        assert api.url in page_code
-        variable = re.findall(r"const (\w+) = await fetch", page_code)[-1]  # holds the response of the service
-        code = f"{page_code}; return [user.id, {variable}.status, await {variable}.json()]"
-        user_id, status, tasks = page.evaluate(f"async () => {{ {code} }}")
-        assert (status, tasks) == (200, [])
-        assert httpx2.get(f"{api.url}/api/{user_id}/tasks").status_code == 401
 
 
 # ---- docs/front-ends.md ---------------------------------------------------------------------
