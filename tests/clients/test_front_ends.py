@@ -77,10 +77,9 @@ def run_check(compiled: Path, api: Service, person: str, tmp_path: Path) -> RunC
 
 
 def test_every_module_of_the_page_is_checked() -> None:
-    """`today` is checked with `dates`, `range` with the admin frameworks, `api` and `send` with all."""
     names = {name.removesuffix(".ts").removeprefix("lib/") for name in MODULES}
     programs = {file.stem for file in (CLIENTS / "front-ends").glob("*.mjs")}
-    assert names - programs == {"api", "range", "send", "today"}
+    assert names - programs == {"api", "range", "send"}  # which other programs use
     assert len(re.findall("^```ts$", PAGE, re.MULTILINE)) == len(MODULES) + 1
 
 
@@ -114,9 +113,7 @@ def test_without_the_flag_a_create_needs_fields_with_defaults(tmp_path: Path) ->
     assert re.findall(r"missing the following properties.*: (.*)", output)[0].startswith("completed, priority, tags")
 
 
-@pytest.mark.parametrize(
-    "name", ["errors", "retries", "paging", "order", "subtasks", "react-admin", "refine"]
-)
+@pytest.mark.parametrize("name", ["errors", "retries", "paging", "order", "subtasks", "react-admin", "refine"])
 def test_a_module_works_as_stated(name: str, run_check: RunCheck) -> None:
     run_check(name)
 

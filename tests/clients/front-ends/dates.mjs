@@ -1,9 +1,8 @@
-// The process runs in the time zone TZ. `at` and `inZone` take the part of a browser elsewhere.
+// The process runs in the time zone TZ, and starts others in other zones.
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { allDay, dayOf, dueDay, dueToday, overdue, startOfDay } from './dates.js'
-import { readToday } from './today.js'
-import { createTask, listTasks, user } from './setup.mjs'
+import { createTask, listTasks } from './setup.mjs'
 
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone
 assert.equal(zone, process.env.TZ)
@@ -29,17 +28,19 @@ assert.equal(dueDay({ due_date: null, extra: {} }), '')
 
 // A traveller: the day that was entered in one zone is shown in every other, and is in the query of its day.
 const ZONES = ['Pacific/Pago_Pago', 'America/St_Johns', 'UTC', 'Europe/Berlin', 'Pacific/Kiritimati']
-for (const day of ['2026-03-29', '2026-10-25', '2026-11-01', '2026-12-31']) {
-  const program = `console.log(JSON.stringify(require('./dates.js').allDay('${day}')))`
-  for (const TZ of ZONES) {
-    const task = JSON.parse(execFileSync('node', ['-e', program], { env: { ...process.env, TZ } }))
-    assert.equal(dueDay(task), day)
-    for (const now of [new Date(`${day}T00:00`), new Date(startOfDay(new Date(`${day}T00:00`), 1) - 1)]) {
+const DAYS = ['2026-03-29', '2026-10-25', '2026-11-01', '2026-12-31']
+const program = `console.log(JSON.stringify(${JSON.stringify(DAYS)}.map(day => require('./dates.js').allDay(day))))`
+for (const TZ of ZONES) {
+  const tasks = JSON.parse(execFileSync('node', ['-e', program], { env: { ...process.env, TZ } }))
+  for (const [index, task] of tasks.entries()) {
+    assert.equal(dueDay(task), DAYS[index])
+    const start = new Date(`${DAYS[index]}T00:00`)
+    const next = startOfDay(start, 1)
+    for (const now of [start, new Date(next - 1)]) {
       const { query, matches } = dueToday(now)
       assert(matches(task) && !overdue(now).matches(task))
-      assert(query.due_after < task.due_date && task.due_date < query.due_before, `${TZ} ${day}`)
+      assert(query.due_after < task.due_date && task.due_date < query.due_before, `${TZ} ${task.due_date}`)
     }
-    const next = startOfDay(new Date(`${day}T00:00`), 1)
     assert(overdue(next).matches(task) && task.due_date < overdue(next).query.due_before)
   }
 }
@@ -56,12 +57,11 @@ await createTask('all day, yesterday', allDay(dayOf(startOfDay(today, -1))))
 await createTask('all day, elsewhere', { due_date: `${dayOf(today)}T09:59:59.999Z`, extra: { due_zone: 'Pacific/Kiritimati' } })
 await createTask('completed', { ...time(today), completed: true })
 const titles = tasks => tasks.map(({ title }) => title).sort()
-assert.deepEqual(titles(await readToday(user)), ['all day', 'all day, elsewhere', 'end', 'midnight'])
+const read = async ({ query, matches }) => titles((await listTasks(`?${new URLSearchParams(query)}`)).filter(matches))
+assert.deepEqual(await read(dueToday()), ['all day', 'all day, elsewhere', 'end', 'midnight'])
 const strict = new URLSearchParams({ due_after: today.toISOString(), due_before: startOfDay(today, 1).toISOString() })
 assert(!titles(await listTasks(`?${strict}`)).some(title => ['midnight', 'tomorrow'].includes(title)))
-const { query, matches } = overdue(startOfDay(today, 1))
-const list = await listTasks(`?${new URLSearchParams(query)}`)
-assert.deepEqual(titles(list.filter(matches)), [
+assert.deepEqual(await read(overdue(startOfDay(today, 1))), [
   'all day', 'all day, elsewhere', 'all day, yesterday', 'end', 'midnight', 'yesterday, timed',
 ])
 
