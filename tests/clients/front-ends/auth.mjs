@@ -20,7 +20,7 @@ lines.close()
 const realFetch = fetch
 let isAvailable = true
 globalThis.fetch = async (url, init) => {
-  if (!isAvailable) return new Response(null, { status: 503, statusText: 'Unavailable', headers: { 'Retry-After': '0' } })
+  if (!isAvailable) return new Response(null, { status: 503, headers: { 'Retry-After': '0' } })
   return realFetch(url.replace('http://127.0.0.1:8000', service), init)
 }
 

@@ -20,7 +20,8 @@ assert.deepEqual(titles(await list(dataProvider, 4)), [])
 const tagged = await createTask('Tagged', { tags: ['home', 'garden'], completed: true })
 const filtered = await list(dataProvider, 1, 'ASC', { completed: true, tag: ['home', 'garden'] })
 assert.deepEqual(filtered.data, [tagged])
-await assert.rejects(dataProvider.getList('tasks', { filter: {}, sort: { field: 'id', order: 'ASC' } }), { message: /^sort: / })
+const byId = { filter: {}, sort: { field: 'id', order: 'ASC' } }
+await assert.rejects(dataProvider.getList('tasks', byId), { message: /^sort: / })
 
 // More than one response of the service for a page: each has at most 1,000 tasks, and at most 2 MiB.
 const description = 'x'.repeat(2000)
@@ -57,7 +58,8 @@ await assert.rejects(dataProvider.getOne('tasks', { id: one.id }), { status: 404
 // What the packages do by themselves.
 for (const provider of [jsonServerProvider(url), simpleRestProvider(url)]) {
   await assert.rejects(list(provider, 1), { status: 422 })
-  await assert.rejects(provider.updateMany('tasks', { ids: [third.data[0].id], data: { completed: true } }), { status: 422 })
+  const change = { ids: [third.data[0].id], data: { completed: true } }
+  await assert.rejects(provider.updateMany('tasks', change), { status: 422 })
   await assert.rejects(provider.create('tasks', { data: { title: '' } }), ({ body }) => Array.isArray(body.errors))
 }
 const simple = simpleRestProvider(url)
