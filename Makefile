@@ -19,9 +19,10 @@ EXAMPLES ?= 400
 fuzz: .venv/dev  ## Send generated requests and compare with openapi.json; EXAMPLES=4000 runs longer, SEEDS='1 11' repeats
 	$(BIN)/python -m tests.fuzz $(EXAMPLES) $(SEEDS)
 
+# --dist loadfile: one worker for each file, because some files build an app for all of their tests.
 test-clients: .venv/dev  ## Run the tests with real clients; needs Node and Chromium
 	tests/clients/install.sh
-	$(BIN)/pytest tests/clients -n auto
+	$(BIN)/pytest tests/clients -n auto --dist loadfile
 
 screenshot: .venv/dev  ## Take the picture in the README again
 	tests/clients/install.sh
@@ -47,7 +48,8 @@ lock: .venv/dev  ## Write requirements.lock: what the image installs, with hashe
 # pip-audit does not follow -r inside a file, so each file is named. --strict fails for a package that it cannot check.
 audit: .venv/dev  ## Look up the pinned versions in PyPI's list of vulnerabilities; needs the internet
 	$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip \
-		-r requirements.txt -r requirements-dev.txt -r benchmarks/requirements.txt -r constraints.txt
+		-r requirements.txt -r requirements-dev.txt -r benchmarks/requirements.txt -r examples/assistant/requirements.txt \
+		-r constraints.txt
 
 openapi: .venv/run  ## Write openapi.json
 	$(BIN)/python -c 'import json, main; print(json.dumps(main.app.openapi(), indent=2))' > openapi.json
@@ -69,7 +71,7 @@ bench-growth: benchmarks/.venv/done  ## Measure how the cost grows with the numb
 	benchmarks/.venv/bin/python -m benchmarks.growth
 
 clean:  ## Remove what was installed and generated; the data in .postgres stays
-	rm -rf .venv benchmarks/.venv benchmarks/peers/node_modules .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv examples/assistant/.venv examples/*/node_modules benchmarks/.venv benchmarks/peers/node_modules tests/clients/node_modules .pytest_cache .mypy_cache .ruff_cache
 
 .venv/run: requirements.txt constraints.txt
 	@echo "Installing the Python packages into .venv/. This takes about half a minute."

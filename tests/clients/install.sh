@@ -22,6 +22,7 @@ node -e "$new_enough" || "${as_root[@]}" npm install --global --no-audit --no-fu
 
 cd "$(dirname "$0")"
 npm ci --no-audit --no-fund
+npm ci --no-audit --no-fund --prefix ../../examples/offline
 
 cd ../../examples/assistant
 python3 -m venv .venv

@@ -1,6 +1,5 @@
-"""The code examples of README.md and docs/front-ends.md are run against the service."""
+"""The code examples of README.md are run against the service."""
 
-import json
 import os
 import re
 import subprocess
@@ -13,11 +12,10 @@ import httpx2
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.clients.helpers import CLIENTS, CreateTask, Tasks, blocks
+from tests.clients.helpers import Tasks, blocks
 from tests.servers import HERE, Service
 
 README = (HERE / "README.md").read_text()
-FRONT_ENDS = (HERE / "docs/front-ends.md").read_text()
 
 # Changes the newest task right after the page has read the list, as another client could.
 CONFLICT = """
@@ -125,78 +123,3 @@ def test_the_documented_command_serves_the_examples() -> None:
         assert found, line
         page = httpx2.get(f"http://127.0.0.1:{found[1]}{path}")
         assert page.text == (HERE / "examples/todo.html").read_text()
-
-
-# ---- docs/front-ends.md ---------------------------------------------------------------------
-
-
-# Prints the Authorization header of a request.
-SEND = """
-await api.GET('/health', {
-  fetch: async (request: Request) => {
-    console.log(request.headers.get('Authorization'))
-    return Response.json({ status: 'ok' })
-  },
-})
-"""
-
-
-def test_the_generated_client_works_as_documented(adapt: Adapt, tmp_path: Path, tasks: Tasks) -> None:
-    (command,) = [block for block in blocks(FRONT_ENDS, "sh") if "npx openapi-typescript" in block]
-    program, token = blocks(FRONT_ENDS, "ts")
-    (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    options = json.loads((CLIENTS / "typescript/tsconfig.json").read_text())
-    (tmp_path / "tsconfig.json").write_text(json.dumps(options | {"files": ["program.ts"]}))
-    rest = "const title: string | undefined = data?.title\nconsole.log(title, error)\n"
-    (tmp_path / "program.ts").write_text(adapt(program) + rest + "const getToken = async () => 'abc'\n" + token + SEND)
-    for line in (adapt(command), "npx tsc --project .", "node program.js"):
-        completed = subprocess.run(
-            ["bash", "-euc", line], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert completed.returncode == 0, completed.stdout + completed.stderr
-    assert completed.stdout == "Buy milk undefined\nBearer abc\n"
-    assert [task["title"] for task in tasks()] == ["Buy milk"]
-
-
-# The parts of react-admin and ra-data-json-server that the example uses.
-REST = """
-const fetchUtils = {
-  fetchJson: async url => {
-    const response = await fetch(url)
-    return { headers: response.headers, json: await response.json() }
-  },
-}
-const jsonServerProvider = (url, httpClient) => ({
-  getMany: async (resource, { ids }) =>
-    ({ data: (await httpClient(`${url}/${resource}?${ids.map(id => `id=${id}`).join('&')}`)).json }),
-})
-"""
-LISTS = """
-const titles = ({ data }) => data.map(task => task.title)
-const list = (page, order, filter) =>
-  dataProvider.getList('tasks', { pagination: { page, perPage: 2 }, sort: { field: 'title', order }, filter })
-const [first, second] = [await list(1, 'ASC', {}), await list(2, 'ASC', {})]
-const both = await dataProvider.getMany('tasks', { ids: [second.data[0].id, first.data[0].id] })
-console.log(JSON.stringify([
-  [titles(first), first.total, first.pageInfo],
-  [titles(second), second.total, second.pageInfo],
-  titles(await list(1, 'DESC', { completed: false, q: 'milk' })),
-  titles(both),
-  await list(3, 'DESC', {}).catch(error => error.message),
-]))
-"""
-
-
-def test_the_react_admin_example_lists_page_by_page(adapt: Adapt, create_task: CreateTask, tmp_path: Path) -> None:
-    (example,) = [block for block in blocks(FRONT_ENDS, "js") if "getList" in block]
-    example = re.sub("^import .*\n", "", adapt(example), flags=re.MULTILINE)
-    for title in ("Buy eggs", "Buy milk", "Drink milk"):
-        create_task(title)
-    assert json.loads(run_node("\n".join((REST, example, LISTS)), tmp_path)) == [
-        [["Buy eggs", "Buy milk"], 3, {"hasNextPage": True, "hasPreviousPage": False}],
-        [["Drink milk"], 3, {"hasNextPage": False, "hasPreviousPage": True}],
-        ["Drink milk", "Buy milk"],
-        ["Drink milk", "Buy eggs"],
-        "Open the pages one after the other.",
-    ]

@@ -494,6 +494,48 @@ export interface components {
             instance: string;
         };
         /**
+         * ServerProblem
+         * @description A problem of the service, which is not the fault of the client.
+         */
+        ServerProblem: {
+            /**
+             * Type
+             * @description Always `about:blank`: `status` tells errors apart.
+             * @example about:blank
+             */
+            type: string;
+            /**
+             * Title
+             * @description The name of the status.
+             * @example Not Found
+             */
+            title: string;
+            /**
+             * Status
+             * @description The HTTP status.
+             * @example 404
+             */
+            status: number;
+            /**
+             * Detail
+             * @description What is wrong, for people.
+             * @example There is no such task.
+             */
+            detail: string;
+            /**
+             * Instance
+             * @description The path of the request.
+             * @example /api/alice/tasks
+             */
+            instance: string;
+            /**
+             * Request Id
+             * @description The id of the request, which the log has too: from `X-Request-Id` or `traceparent`, or a new one.
+             * @example 4bf92f3577b34da6a3ce929d0e0e4736
+             */
+            request_id: string;
+        };
+        /**
          * Summary
          * @description The counts of a user's tasks.
          */
@@ -957,7 +999,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -966,7 +1008,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1056,7 +1098,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1065,7 +1107,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1154,7 +1196,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1163,7 +1205,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1256,7 +1298,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1265,7 +1307,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1347,7 +1389,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1356,7 +1398,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1468,7 +1510,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1477,7 +1519,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1559,7 +1601,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1568,7 +1610,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1656,7 +1698,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1665,7 +1707,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1753,7 +1795,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1762,7 +1804,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1834,7 +1876,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1843,7 +1885,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1911,7 +1953,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -1920,7 +1962,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -1991,7 +2033,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -2000,7 +2042,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -2094,7 +2136,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -2103,7 +2145,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
@@ -2152,7 +2194,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
             /** @description The database does not respond. Please try again. */
@@ -2161,7 +2203,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["Problem"];
+                    "application/problem+json": components["schemas"]["ServerProblem"];
                 };
             };
         };
