@@ -36,5 +36,5 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
     CMD ["python", "-c", "from http.client import HTTPConnection; from os import environ; c = HTTPConnection('127.0.0.1:' + environ['PORT'], timeout=9); c.request('GET', '/health'); exit(c.getresponse().status != 200)"]
 
 # Platforms set PORT, and only a shell can put it into the command. exec replaces the shell, so that signals reach uvicorn.
-# Without --workers, one process for each container; WEB_CONCURRENCY sets another number.
+# One process for each container.
 CMD ["sh", "-c", "exec uvicorn main:app --port $PORT"]

@@ -1,4 +1,4 @@
-"""The examples of deployment agree with the image, the README and the service, and systemd accepts the unit."""
+"""The examples of deployment agree with the image, the README and the service, and systemd accepts the units."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ def unit() -> dict[str, str]:
     """Return the settings of the unit's section Service."""
     parser = RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
-    parser.read(HERE / "deploy/tasks.service")
+    parser.read(HERE / "deploy/tasks@.service")
     return dict(parser["Service"])
 
 
@@ -97,17 +97,21 @@ def test_compose_connects_the_service_to_its_database() -> None:
 
 def test_the_unit_has_the_command_of_the_readme() -> None:
     (documented,) = re.findall(r"^uvicorn main:app .*$", (HERE / "README.md").read_text(), re.MULTILINE)
-    assert options(unit()["ExecStart"]) == options(documented) | {"host": "127.0.0.1"}
+    # 3 is the number of the first socket that systemd passes on (sd_listen_fds(3)).
+    assert options(unit()["ExecStart"]) == options(documented) | {"host": "127.0.0.1", "fd": 3}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     program = tmp_path / "uvicorn"
     program.touch(0o755)
     installed = shlex.split(unit()["ExecStart"])[0]
-    copy = tmp_path / "tasks.service"
-    copy.write_text((HERE / "deploy/tasks.service").read_text().replace(installed, str(program)))
-    verify = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
+    shutil.copy(HERE / "deploy/tasks.socket", tmp_path)
+    copy = tmp_path / "tasks@1.service"
+    copy.write_text((HERE / "deploy/tasks@.service").read_text().replace(installed, str(program)))
+    verify = subprocess.run(
+        ["systemd-analyze", "verify", copy, tmp_path / "tasks.socket"], capture_output=True, text=True, check=False
+    )
     assert (verify.returncode, verify.stderr) == (0, "")
     security = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", copy]  # 100 is no protection
     assert subprocess.run(security, capture_output=True, check=False).returncode == 0

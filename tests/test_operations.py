@@ -47,5 +47,5 @@ def test_the_documented_command_has_only_known_options() -> None:
     used = set(re.findall(r"--[a-z-]+", command))
     known = {option for parameter in uvicorn.params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert used <= known
-    assert {"--timeout-graceful-shutdown", "--workers"} <= used
+    assert {"--timeout-graceful-shutdown", "--http"} <= used
     assert all(f"`{option}`" in PAGE for option in used - {"--host", "--port"})

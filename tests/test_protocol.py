@@ -219,7 +219,7 @@ def test_the_installed_uvicorn_has_the_attributes_that_are_used() -> None:
     assert list(inspect.signature(HttpToolsProtocol.send_400_response).parameters) == ["self", "msg"]
 
 
-@pytest.mark.parametrize("file", ["README.md", "Makefile", "deploy/tasks.service", "docs/operations.md"])
+@pytest.mark.parametrize("file", ["README.md", "Makefile", "deploy/tasks@.service", "docs/operations.md"])
 def test_every_documented_command_has_the_limits(file: str) -> None:
     text = re.sub(r'", "', " ", (HERE / file).read_text())
     commands = re.findall(r"uvicorn main:app.*", text)

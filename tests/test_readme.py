@@ -31,7 +31,15 @@ from tests.servers import HERE, postgres_of, service
 README = (HERE / "README.md").read_text()
 CONTRIBUTING = (HERE / "docs/contributing.md").read_text()
 MAKEFILE = (HERE / "Makefile").read_text()
-PAGES = [HERE / "README.md", HERE / "CHANGELOG.md", *sorted(HERE.glob("docs/*.md")), HERE / "benchmarks/README.md"]
+PAGES = [
+    HERE / "README.md",
+    HERE / "CHANGELOG.md",
+    HERE / "SECURITY.md",
+    *sorted(HERE.glob("docs/*.md")),
+    *sorted(HERE.glob("examples/*/README.md")),
+    HERE / "deploy/README.md",
+    HERE / "benchmarks/README.md",
+]
 
 LISTING = "Filtering, sorting and pagination"
 
@@ -274,13 +282,13 @@ def test_each_variable_that_a_page_names_is_a_setting() -> None:
 def test_the_shown_env_local_files_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SETTINGS:
         monkeypatch.delenv(name)
-    (better_auth,) = [block for _, block in BLOCK.findall(README) if block.startswith("# .env.local")]
+    (better_auth,) = re.findall(r"^cat >> \.env\.local <<END\n(AUTH_.*?)^END$", README, re.MULTILINE | re.DOTALL)
     (neon,) = re.findall(r"`(DATABASE_URL=.*)`", section("Deployment"))
     (tmp_path / ".env.local").write_text(f"{better_auth}\n{neon}\n")
     loaded = load_settings((HERE / ".env", tmp_path / ".env.local"))
     assert loaded.requires_tokens
     assert f"DATABASE_URL={loaded.database_url.get_secret_value()}" == neon
-    assert better_auth.count("\n") == 4
+    assert better_auth.count("\n") == 3
 
 
 def test_the_headers_that_cors_allows_are_complete() -> None:

@@ -27,10 +27,9 @@ def production_options(workers: int) -> list[str]:
     found = re.search(r"uvicorn main:app (.*--timeout-graceful-shutdown.*)", (HERE / "README.md").read_text())
     assert found, "README names no production command with --timeout-graceful-shutdown"
     options = shlex.split(found[1], comments=True)
-    for name, value in (("--timeout-graceful-shutdown", GRACE), ("--workers", workers), ("--host", "127.0.0.1")):
-        if name in options:
-            options[options.index(name) + 1] = str(value)
-    assert workers == 1 or "--workers" in options
+    for name, value in (("--timeout-graceful-shutdown", GRACE), ("--host", "127.0.0.1")):
+        options[options.index(name) + 1] = str(value)
+    options += ["--workers", str(workers)] if workers > 1 else []
     if "--port" in options:
         del options[options.index("--port") : options.index("--port") + 2]
     return options
