@@ -18,11 +18,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import psutil
 
@@ -125,6 +127,23 @@ class Bench:
                     yield {"python": name, "load": load} | run
                 self.data.restore()
 
+    def telemetry(self) -> Runs:
+        """Measure the service with OpenTelemetry against the service without. Its collector is RAW."""
+        (self.folder / "constant.json").write_bytes(b"{}")
+        dsn = self.data.dsn
+        with ExitStack() as stack:
+            [service, collector] = stack.enter_context(running([SERVICE, programs.RAW], dsn, 1, self.folder))
+            stack.enter_context(patch.dict(os.environ, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url))
+            started = [service, *stack.enter_context(running([programs.TRACED], dsn, 1, self.folder))]
+            sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+            stack.enter_context(patch.dict(os.environ, sampler))
+            started += stack.enter_context(running([programs.SAMPLED], dsn, 1, self.folder))
+            self.warm(started)
+            for load in LOADS:
+                for turn, candidate in self.in_turns(started, writes=load in programs.WRITES):
+                    run = loads.wrk(candidate, load, self.data, connections=FEW, seconds=self.seconds)
+                    yield {"program": candidate.program.name, "load": load, "turn": turn} | run
+
     def distance(self) -> Runs:
         """Measure every endpoint with 20 ms of network latency to the database."""
         yield from distance.measure(self.data, self.folder, times=10 * self.seconds)
@@ -140,7 +159,7 @@ class Bench:
         yield overload.measure(self.server, self.folder)
 
 
-PARTS = ("core", "connections", "users", "instant", "memory", "distance", "start", "overload")
+PARTS = ("core", "connections", "users", "instant", "memory", "telemetry", "distance", "start", "overload")
 
 
 def about() -> dict[str, str]:

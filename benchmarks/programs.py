@@ -68,10 +68,12 @@ FASTIFY = Program("fastify", "Fastify + pg", node("fastify.js"))
 BLACKSHEEP = Program("blacksheep", "BlackSheep + asyncpg", uvicorn("benchmarks.peers.blacksheep_asyncpg:app"), READS)
 LITESTAR = Program("litestar", "Litestar + asyncpg", uvicorn("benchmarks.peers.litestar_asyncpg:app"), READS)
 CONSTANT = Program("constant", "FastAPI returning a constant", uvicorn("benchmarks.peers.constant:app"), ("read",))
+TRACED = Program("traced", "with all traces", uvicorn("main:app", *OPTIONS))
+SAMPLED = Program("sampled", "with one trace in 100", uvicorn("main:app", *OPTIONS))
 RAW = Program("raw", "raw ASGI returning a constant", uvicorn("benchmarks.peers.raw_asgi:app"), ("list20",))
 
 PEERS = (TEXTBOOK, EXPRESS, FASTIFY, BLACKSHEEP, LITESTAR)
-ALL = {program.name: program for program in (SERVICE, *PEERS, CONSTANT, RAW)}
+ALL = {program.name: program for program in (SERVICE, *PEERS, CONSTANT, RAW, TRACED, SAMPLED)}
 
 
 class Running:

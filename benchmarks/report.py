@@ -196,6 +196,19 @@ def users_tables(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def telemetry_table(results: Results) -> str:
+    def runs_of(program: Program, load: str) -> Runs:
+        return select_runs(results, "telemetry", load=load, program=program.name)
+
+    candidates = (programs.TRACED, programs.SAMPLED)
+    rows = [
+        (title, *(spread(ratios(runs_of(candidate, load), runs_of(SERVICE, load))) for candidate in candidates))
+        for load, title in LOADS.items()
+    ]
+    head = "## With OpenTelemetry, against without\n\nRequests a second. Metrics are sent in both cases."
+    return head + "\n\n" + table(("", *(candidate.title for candidate in candidates)), rows)
+
+
 def distance_table(results: Results) -> str:
     runs = select_runs(results, "distance")
     rows = []
@@ -218,6 +231,7 @@ SECTIONS = {
     "connections": connections_table,
     "users": users_tables,
     "instant": users_tables,
+    "telemetry": telemetry_table,
     "distance": distance_table,
     "overload": overload_table,
 }
