@@ -7,10 +7,8 @@ conventions. No user id, token, search or part of a task leaves the process.
 It is imported only when it is asked for, so that it costs nothing otherwise.
 """
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 from fastapi.telemetry import TelemetryConfig
@@ -23,10 +21,7 @@ from database import Database, Slots
 from errors import path_template
 from queries import Columns, Query
 
-logger = logging.getLogger("tasks")
-
 REDACTED = "REDACTED"  # as the semantic conventions propose
-EXPORTER = "opentelemetry-exporter-otlp-proto-http"  # it brings the SDK along
 POOL = {"db.client.connection.pool.name": "tasks"}
 # The upper bounds of the histogram of waiting times, in seconds, as the semantic conventions propose for durations.
 BUCKETS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
@@ -39,12 +34,6 @@ def fastapi_config() -> TelemetryConfig:
     its own. Logs stay off, because FastAPI would record exceptions with the values in their messages.
     """
     auto_configure = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-    if auto_configure:
-        try:
-            distribution(EXPORTER)
-        except PackageNotFoundError:
-            logger.warning("An OTEL_* variable is set, but the package %s is not installed", EXPORTER)
-            auto_configure = False
     return {"logs": False, "operation_spans": False, "auto_configure": auto_configure}
 
 
