@@ -89,7 +89,7 @@ class Day:
 def day(users: float) -> Day:
     """Return what the requests of so many users use on one day."""
     sent = {kind: users * ACTIVE * times for kind, times in REQUESTS.items()}
-    writes = sum(sent[kind] for kind in WRITES)
+    writes = sum(number for kind, number in sent.items() if kind in WRITES)
     return Day(
         requests=sum(sent.values()),
         writes=writes,
