@@ -54,16 +54,16 @@ class Cost:
 
 
 COSTS = {
-    "list of 100": Cost(425, 1094),
-    "list of 20": Cost(431, 351),
-    "read": Cost(281, 119),
-    "summary": Cost(254, 484),
-    "changes, none": Cost(386, 149),
-    "changes, one": Cost(420, 210),
-    "create": Cost(374, 308, 20_344),
-    "complete": Cost(320, 393, 27_954),
-    "edit": Cost(324, 399, 27_094),
-    "delete": Cost(324, 399, 27_094),
+    "list of 100": Cost(451, 1157),
+    "list of 20": Cost(430, 350),
+    "read": Cost(280, 133),
+    "summary": Cost(265, 500),
+    "changes, none": Cost(377, 155),
+    "changes, one": Cost(400, 232),
+    "create": Cost(377, 330, 20_262),
+    "complete": Cost(327, 419, 27_979),
+    "edit": Cost(349, 420, 27_182),
+    "delete": Cost(311, 379, 22_890),
 }
 TASK_BYTES = 252
 INDEX_BYTES = 101 + 92 + 119 + 9  # of a task: primary key, list, changes, deleted
@@ -147,7 +147,7 @@ def table(*rows: tuple[str, ...]) -> str:
 def page(*sizes: float) -> str:
     """Return the tables for these numbers of users."""
     costs = [
-        (kind, f"{REQUESTS[kind]}", f"{cost.service:.0f}", f"{cost.postgres:.0f}", f"{cost.wal:,.0f}")
+        (kind, f"{REQUESTS[kind]}", f"{cost.service:,.0f}", f"{cost.postgres:,.0f}", f"{cost.wal:,.0f}")
         for kind, cost in COSTS.items()
     ]
     needs = [need(users) for users in sizes]
