@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test fuzz test-clients screenshot test-faults lint lock audit openapi sql bench bench-quick bench-overload bench-growth clean
+.PHONY: run test fuzz test-clients screenshot test-faults lint lock audit openapi sql bench bench-quick bench-overload bench-growth capacity clean
 
 PORT ?= 8000
 # uvicorn would notice only after the service and its PostgreSQL have started.
@@ -69,6 +69,9 @@ bench-overload: benchmarks/.venv/done  ## Measure the part overload: twice the r
 
 bench-growth: benchmarks/.venv/done  ## Measure how the cost grows with the number of tasks
 	benchmarks/.venv/bin/python -m benchmarks.growth
+
+capacity:  ## Compute the processes, cores, memory and storage that so many users need; USERS=50000 for another number
+	$(PYTHON) -m benchmarks.capacity $(USERS)
 
 clean:  ## Remove what was installed and generated; the data in .postgres stays
 	rm -rf .venv examples/assistant/.venv examples/*/node_modules benchmarks/.venv benchmarks/peers/node_modules tests/clients/node_modules .pytest_cache .mypy_cache .ruff_cache
