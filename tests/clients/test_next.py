@@ -312,6 +312,23 @@ def test_a_repeated_create_after_a_lost_response_makes_one_task(ann: Person) -> 
     assert [task["title"] for task in ann.tasks()] == ["Buy milk"]
 
 
+def test_a_create_is_repeated_when_the_response_is_cut_off(ann: Person) -> None:
+    cut_the_next_body = """() => {
+        const realFetch = window.fetch
+        window.fetch = async (...request) => {
+            window.fetch = realFetch
+            const response = await realFetch(...request)
+            const body = new ReadableStream({ pull: controller => controller.error(new TypeError('network error')) })
+            return new Response(body, response)
+        }
+    }"""
+    ann.page.evaluate(cut_the_next_body)
+    add(ann.page, "Buy milk")
+    expect(ann.page.get_by_label("New task")).to_have_value("")
+    expect(rows(ann.page)).to_have_count(1)
+    assert len(ann.tasks()) == 1
+
+
 def test_a_second_click_after_lost_responses_makes_one_task(ann: Person) -> None:
     def lose(route: Route) -> None:
         route.fetch()
