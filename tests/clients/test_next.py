@@ -292,6 +292,36 @@ def test_an_ended_session_leads_to_the_sign_in_form(ann: Person, context: Browse
     expect(ann.page.get_by_role("button", name="Create account")).to_be_visible()
 
 
+def sign_in_another_user(ann: Person, app: App, context: BrowserContext) -> str:
+    """Sign Ann out in another tab and a new user in, and return the email address of the new user."""
+    tab = context.new_page()
+    tab.goto(app.url)
+    tab.get_by_role("button", name="Sign out").click()
+    email = f"{uuid4()}@example.com"
+    fill_in(tab, email, "Create account")
+    expect(ann.page.get_by_text(ann.email)).to_be_visible()
+    return email
+
+
+def test_a_focused_page_shows_the_user_of_the_session(ann: Person, app: App, context: BrowserContext) -> None:
+    email = sign_in_another_user(ann, app, context)
+    ann.page.evaluate("window.dispatchEvent(new Event('visibilitychange'))")
+    expect(ann.page.get_by_text(email)).to_be_visible()
+
+
+def test_a_token_of_another_user_is_not_used(ann: Person, app: App, context: BrowserContext) -> None:
+    ann.page.clock.install()
+    ann.page.reload()
+    expect(ann.page.get_by_text("There are no tasks yet.")).to_be_visible()
+    email = sign_in_another_user(ann, app, context)
+    statuses: list[int] = []
+    ann.page.on("response", lambda response: response.request.method == "PUT" and statuses.append(response.status))
+    ann.page.clock.fast_forward("16:00")
+    add(ann.page, "Buy milk")
+    expect(ann.page.get_by_text(email)).to_be_visible()
+    assert statuses == []
+
+
 # ---- Tasks ----------------------------------------------------------------------------------
 
 

@@ -83,10 +83,14 @@ function fetchWithToken(request: Request, token: string) {
   return fetch(request, { signal: AbortSignal.timeout(TIMEOUT) })
 }
 
+/** Return the claims of a token, unchecked. */
+export function claims(token: string): { sub: string; exp: number } {
+  return JSON.parse(atob(token.split('.')[1]!.replaceAll('-', '+').replaceAll('_', '/')))
+}
+
 /** Return whether a token expires within 30 seconds. */
 function expiresSoon(token: string) {
-  const payload = token.split('.')[1]!.replaceAll('-', '+').replaceAll('_', '/')
-  return JSON.parse(atob(payload)).exp * 1000 < Date.now() + 30_000
+  return claims(token).exp * 1000 < Date.now() + 30_000
 }
 
 /** Return the body and the response, or throw an ApiError with the detail of the problem (RFC 9457). */
