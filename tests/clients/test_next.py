@@ -252,6 +252,23 @@ def test_a_wrong_password_is_reported(ann: Person) -> None:
     expect(alert(page)).to_have_text("Invalid email or password")
 
 
+def test_a_network_failure_is_reported_when_signing_in_or_out(ann: Person) -> None:
+    page = ann.page
+    page.route("**/api/auth/sign-*", lambda route: route.abort())
+    page.get_by_role("button", name="Sign out").click()
+    expect(alert(page)).to_have_text("Signing out failed.")
+    page.unroute("**/api/auth/sign-*")
+    page.get_by_role("button", name="Sign out").click()
+    page.route("**/api/auth/sign-in/*", lambda route: route.abort())
+    page.get_by_label("Email").fill(ann.email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(alert(page)).to_have_text("The server cannot be reached.")
+    page.unroute("**/api/auth/sign-in/*")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+
+
 def test_a_rejected_token_is_replaced_unnoticed(ann: Person) -> None:
     ann.create("Buy milk")
 
