@@ -97,7 +97,7 @@ function NewTask({ api }: { api: TasksApi }) {
     <form className="card row" onSubmit={submit}>
       <label>
         New task
-        <input name="title" autoComplete="off" required />
+        <input name="title" maxLength={200} autoComplete="off" required />
       </label>
       <button className="primary" disabled={create.isPending}>
         {create.isPending ? 'Adding…' : 'Add'}
@@ -107,12 +107,17 @@ function NewTask({ api }: { api: TasksApi }) {
 }
 
 function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
-  const [edited, setEdited] = useState<Task>() // the task as it was when the form was opened
+  // The task as it was when the form was opened, and the title in the form. After a conflict, the form shows the current
+  // title too, and saves over the current task.
+  const [edited, setEdited] = useState<{ base?: Task; title: string }>()
   const editButton = useRef<HTMLButtonElement>(null)
   const changeList = useChangeList()
   const update = useMutation({
     mutationFn: ({ base, changes }: { base: Task; changes: TaskChanges }) => api.update(base, changes),
     onSuccess: saved => changeList(tasks => tasks.map(other => (other.id === saved.id ? saved : other))),
+    onError: ({ status }, { base, changes: { title } }) => {
+      if (title !== undefined) setEdited({ base: status === 412 ? undefined : base, title }) // the input is not lost
+    },
   })
   const remove = useMutation({
     mutationFn: () => api.remove(task),
@@ -126,7 +131,8 @@ function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
 
   function save(event: SubmitEvent<HTMLFormElement>) {
     event.preventDefault()
-    update.mutate({ base: edited!, changes: { title: String(new FormData(event.currentTarget).get('title')) } })
+    const title = String(new FormData(event.currentTarget).get('title'))
+    update.mutate({ base: edited!.base ?? task, changes: { title } })
     close()
   }
 
@@ -135,8 +141,8 @@ function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
       <li className="card">
         <form className="row" onSubmit={save}>
           <label>
-            Title
-            <input name="title" defaultValue={edited.title} autoComplete="off" autoFocus required />
+            {edited.base ? 'Title' : `Title, now “${task.title}”`}
+            <input name="title" defaultValue={edited.title} maxLength={200} autoComplete="off" autoFocus required />
           </label>
           <button className="primary">Save</button>
           <button type="button" onClick={close}>
@@ -161,7 +167,7 @@ function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
         />
         <span>{title}</span>
       </label>
-      <button ref={editButton} aria-label={`Edit ${title}`} onClick={() => isPending || setEdited(task)}>
+      <button ref={editButton} aria-label={`Edit ${title}`} onClick={() => isPending || setEdited({ base: task, title })}>
         Edit
       </button>
       <button aria-label={`Delete ${title}`} onClick={() => isPending || remove.mutate()}>
