@@ -382,6 +382,7 @@ def test_a_second_click_after_lost_responses_makes_one_task(ann: Person) -> None
         route.abort()
 
     ann.page.route("**/api/*/tasks/*", lose)
+    ann.page.route(re.compile(r"/tasks\?"), lambda route: route.fulfill(json=[]))  # the list is as it was before
     add(ann.page, "Buy milk")
     expect(alert(ann.page)).to_have_text("The service cannot be reached.")
     ann.page.unroute("**/api/*/tasks/*")
@@ -389,6 +390,21 @@ def test_a_second_click_after_lost_responses_makes_one_task(ann: Person) -> None
     expect(ann.page.get_by_label("New task")).to_have_value("")
     expect(rows(ann.page)).to_have_count(1)
     assert len(ann.tasks()) == 1
+
+
+def test_a_title_can_be_added_again_after_lost_responses(ann: Person) -> None:
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    ann.page.route("**/api/*/tasks/*", lose)
+    add(ann.page, "Buy milk")
+    expect(rows(ann.page)).to_have_count(1)
+    expect(ann.page.get_by_label("New task")).to_have_value("")
+    ann.page.unroute("**/api/*/tasks/*")
+    add(ann.page, "Buy milk")
+    expect(rows(ann.page)).to_have_count(2)
+    assert len(ann.tasks()) == 2
 
 
 def test_a_change_is_shown_before_there_is_a_response(ann: Person) -> None:

@@ -31,7 +31,7 @@ export function TaskList({ api }: { api: TasksApi }) {
   if (!tasks) return list.error ? <ListError list={list} /> : <p role="status">Loading…</p>
   return (
     <>
-      <NewTask api={api} />
+      <NewTask api={api} tasks={tasks} />
       {tasks.length === 0 && <p role="status">There are no tasks yet.</p>}
       <ul aria-label="Tasks">
         {tasks.map(task => (
@@ -69,7 +69,8 @@ function NextPage({ list: { isFetching, fetchNextPage } }: { list: List }) {
   )
 }
 
-function NewTask({ api }: { api: TasksApi }) {
+function NewTask({ api, tasks }: { api: TasksApi; tasks: Task[] }) {
+  const form = useRef<HTMLFormElement>(null)
   const ids = useRef(new Map<string, string>()) // title -> id of the tasks whose creation is not confirmed
   const changeList = useChangeList()
   const create = useMutation({
@@ -87,14 +88,25 @@ function NewTask({ api }: { api: TasksApi }) {
     onError: (error, title) => error.isTemporary || ids.current.delete(title),
   })
 
+  const inputTitle = () => String(new FormData(form.current!).get('title'))
+
+  // A task in the list has been created, even if each response was lost. Its title in the form is then not a new task.
+  useEffect(() => {
+    if (create.isPending) return // the attempts of a create share the id
+    for (const [title, id] of ids.current) {
+      if (!tasks.some(task => task.id === id)) continue
+      ids.current.delete(title)
+      if (inputTitle() === title) form.current!.reset()
+    }
+  }, [create.isPending, tasks])
+
   function submit(event: SubmitEvent<HTMLFormElement>) {
     event.preventDefault()
-    const form = event.currentTarget
-    create.mutate(String(new FormData(form).get('title')), { onSuccess: () => form.reset() })
+    create.mutate(inputTitle(), { onSuccess: () => form.current!.reset() })
   }
 
   return (
-    <form className="card row" onSubmit={submit}>
+    <form ref={form} className="card row" onSubmit={submit}>
       <label>
         New task
         <input name="title" maxLength={200} autoComplete="off" required />
