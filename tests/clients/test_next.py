@@ -462,6 +462,20 @@ def test_an_edit_does_not_overwrite_one_made_elsewhere(ann: Person) -> None:
     expect(ann.page.get_by_role("checkbox", name="Buy oat milk")).to_be_checked()
 
 
+def test_a_change_does_not_stop_the_reload_after_a_conflict(ann: Person) -> None:
+    page = ann.page
+    task, _ = ann.create("Buy milk"), ann.create("Buy bread")
+    page.reload()
+    expect(rows(page)).to_have_count(2)
+    assert ann.elsewhere.patch(task["url"], json={"title": "Buy oat milk"}).status_code == 200
+    with page.expect_request(is_list_request):
+        page.route(re.compile(r"/tasks\?"), lambda _: None, times=1)  # there is no response
+        page.get_by_role("checkbox", name="Buy milk").click()
+    page.get_by_role("checkbox", name="Buy bread").click()
+    expect(page.get_by_role("checkbox", name="Buy oat milk")).to_be_visible()
+    expect(page.get_by_role("checkbox", name="Buy bread")).to_be_checked()
+
+
 def test_an_edit_that_fails_keeps_the_typed_title(ann: Person) -> None:
     add(ann.page, "Buy milk")
     ann.page.route("**/api/*/tasks/*", lambda route: route.abort(), times=1)

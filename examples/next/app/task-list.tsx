@@ -11,11 +11,14 @@ const queryKey = ['tasks']
 function useChangeList() {
   const queryClient = useQueryClient()
   return async (change: (tasks: Task[], page: number) => Task[]) => {
+    const { fetchStatus, isInvalidated } = queryClient.getQueryState(queryKey)!
     await queryClient.cancelQueries({ queryKey }) // a response from before the change must not replace it
     queryClient.setQueryData<InfiniteData<TaskPage>>(
       queryKey,
       list => list && { ...list, pages: list.pages.map((page, i) => ({ ...page, tasks: change(page.tasks, i) })) },
     )
+    // The cancelled request is made again.
+    if (fetchStatus !== 'idle' || isInvalidated) void queryClient.invalidateQueries({ queryKey })
   }
 }
 
