@@ -1,9 +1,9 @@
 'use client'
 
-import { MutationCache, QueryClient, QueryClientProvider } from '@tanstack/react-query'
+import { focusManager, MutationCache, QueryClient, QueryClientProvider } from '@tanstack/react-query'
 import { useRouter } from 'next/navigation'
-import { useState } from 'react'
-import { ApiError, createTasksApi } from '@/lib/api'
+import { useEffect, useState } from 'react'
+import { ApiError, claims, createTasksApi } from '@/lib/api'
 import { authClient } from '@/lib/auth-client'
 import { TaskList } from './task-list'
 
@@ -19,11 +19,22 @@ export function TaskApp({ user }: { user: { id: string; email: string } }) {
   const [api] = useState(() => createTasksApi(user.id, getToken))
   const [queryClient] = useState(createQueryClient)
 
+  // Another tab can have ended the session, or started one of another user.
+  useEffect(
+    () =>
+      focusManager.subscribe(async isFocused => {
+        if (!isFocused) return
+        const { data, error } = await authClient.getSession()
+        if (!error && data?.user.id !== user.id) router.refresh()
+      }),
+    [router, user.id],
+  )
+
   async function getToken() {
     const { data, error } = await authClient.token()
-    if (!error) return data.token
-    if (error.status !== 401) throw new ApiError(error.status, 'The sign-in cannot be checked at the moment.')
-    router.refresh() // shows the sign-in form
+    if (data && claims(data.token).sub === user.id) return data.token
+    if (error && error.status !== 401) throw new ApiError(error.status, 'The sign-in cannot be checked at the moment.')
+    router.refresh() // shows the sign-in form, or the tasks of the other user
     throw new ApiError(401, 'Your session has ended.')
   }
 

@@ -11,11 +11,14 @@ const queryKey = ['tasks']
 function useChangeList() {
   const queryClient = useQueryClient()
   return async (change: (tasks: Task[], page: number) => Task[]) => {
+    const { fetchStatus, isInvalidated } = queryClient.getQueryState(queryKey)!
     await queryClient.cancelQueries({ queryKey }) // a response from before the change must not replace it
     queryClient.setQueryData<InfiniteData<TaskPage>>(
       queryKey,
       list => list && { ...list, pages: list.pages.map((page, i) => ({ ...page, tasks: change(page.tasks, i) })) },
     )
+    // The cancelled request is made again.
+    if (fetchStatus !== 'idle' || isInvalidated) void queryClient.invalidateQueries({ queryKey })
   }
 }
 
@@ -31,7 +34,7 @@ export function TaskList({ api }: { api: TasksApi }) {
   if (!tasks) return list.error ? <ListError list={list} /> : <p role="status">Loading…</p>
   return (
     <>
-      <NewTask api={api} />
+      <NewTask api={api} tasks={tasks} />
       {tasks.length === 0 && <p role="status">There are no tasks yet.</p>}
       <ul aria-label="Tasks">
         {tasks.map(task => (
@@ -69,7 +72,8 @@ function NextPage({ list: { isFetching, fetchNextPage } }: { list: List }) {
   )
 }
 
-function NewTask({ api }: { api: TasksApi }) {
+function NewTask({ api, tasks }: { api: TasksApi; tasks: Task[] }) {
+  const form = useRef<HTMLFormElement>(null)
   const ids = useRef(new Map<string, string>()) // title -> id of the tasks whose creation is not confirmed
   const changeList = useChangeList()
   const create = useMutation({
@@ -87,17 +91,28 @@ function NewTask({ api }: { api: TasksApi }) {
     onError: (error, title) => error.isTemporary || ids.current.delete(title),
   })
 
+  const inputTitle = () => String(new FormData(form.current!).get('title'))
+
+  // A task in the list has been created, even if each response was lost. Its title in the form is then not a new task.
+  useEffect(() => {
+    if (create.isPending) return // the attempts of a create share the id
+    for (const [title, id] of ids.current) {
+      if (!tasks.some(task => task.id === id)) continue
+      ids.current.delete(title)
+      if (inputTitle() === title) form.current!.reset()
+    }
+  }, [create.isPending, tasks])
+
   function submit(event: SubmitEvent<HTMLFormElement>) {
     event.preventDefault()
-    const form = event.currentTarget
-    create.mutate(String(new FormData(form).get('title')), { onSuccess: () => form.reset() })
+    create.mutate(inputTitle(), { onSuccess: () => form.current!.reset() })
   }
 
   return (
-    <form className="card row" onSubmit={submit}>
+    <form ref={form} className="card row" onSubmit={submit}>
       <label>
         New task
-        <input name="title" autoComplete="off" required />
+        <input name="title" maxLength={200} autoComplete="off" required />
       </label>
       <button className="primary" disabled={create.isPending}>
         {create.isPending ? 'Adding…' : 'Add'}
@@ -107,12 +122,17 @@ function NewTask({ api }: { api: TasksApi }) {
 }
 
 function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
-  const [edited, setEdited] = useState<Task>() // the task as it was when the form was opened
+  // The task as it was when the form was opened, and the title in the form. After a conflict, the form shows the current
+  // title too, and saves over the current task.
+  const [edited, setEdited] = useState<{ base?: Task; title: string }>()
   const editButton = useRef<HTMLButtonElement>(null)
   const changeList = useChangeList()
   const update = useMutation({
     mutationFn: ({ base, changes }: { base: Task; changes: TaskChanges }) => api.update(base, changes),
     onSuccess: saved => changeList(tasks => tasks.map(other => (other.id === saved.id ? saved : other))),
+    onError: ({ status }, { base, changes: { title } }) => {
+      if (title !== undefined) setEdited({ base: status === 412 ? undefined : base, title }) // the input is not lost
+    },
   })
   const remove = useMutation({
     mutationFn: () => api.remove(task),
@@ -126,7 +146,8 @@ function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
 
   function save(event: SubmitEvent<HTMLFormElement>) {
     event.preventDefault()
-    update.mutate({ base: edited!, changes: { title: String(new FormData(event.currentTarget).get('title')) } })
+    const title = String(new FormData(event.currentTarget).get('title'))
+    update.mutate({ base: edited!.base ?? task, changes: { title } })
     close()
   }
 
@@ -135,8 +156,8 @@ function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
       <li className="card">
         <form className="row" onSubmit={save}>
           <label>
-            Title
-            <input name="title" defaultValue={edited.title} autoComplete="off" autoFocus required />
+            {edited.base ? 'Title' : `Title, now “${task.title}”`}
+            <input name="title" defaultValue={edited.title} maxLength={200} autoComplete="off" autoFocus required />
           </label>
           <button className="primary">Save</button>
           <button type="button" onClick={close}>
@@ -161,7 +182,7 @@ function TaskRow({ api, task }: { api: TasksApi; task: Task }) {
         />
         <span>{title}</span>
       </label>
-      <button ref={editButton} aria-label={`Edit ${title}`} onClick={() => isPending || setEdited(task)}>
+      <button ref={editButton} aria-label={`Edit ${title}`} onClick={() => isPending || setEdited({ base: task, title })}>
         Edit
       </button>
       <button aria-label={`Delete ${title}`} onClick={() => isPending || remove.mutate()}>

@@ -78,24 +78,27 @@ export function createTasksApi(user_id: string, getToken: () => Promise<string>)
   }
 }
 
-async function fetchWithToken(request: Request, token: string) {
+function fetchWithToken(request: Request, token: string) {
   request.headers.set('Authorization', `Bearer ${token}`)
-  try {
-    return await fetch(request, { signal: AbortSignal.timeout(TIMEOUT) })
-  } catch (cause) {
-    throw new ApiError(0, 'The service cannot be reached.', { cause })
-  }
+  return fetch(request, { signal: AbortSignal.timeout(TIMEOUT) })
+}
+
+/** Return the claims of a token, unchecked. */
+export function claims(token: string): { sub: string; exp: number } {
+  return JSON.parse(atob(token.split('.')[1]!.replaceAll('-', '+').replaceAll('_', '/')))
 }
 
 /** Return whether a token expires within 30 seconds. */
 function expiresSoon(token: string) {
-  const payload = token.split('.')[1]!.replaceAll('-', '+').replaceAll('_', '/')
-  return JSON.parse(atob(payload)).exp * 1000 < Date.now() + 30_000
+  return claims(token).exp * 1000 < Date.now() + 30_000
 }
 
 /** Return the body and the response, or throw an ApiError with the detail of the problem (RFC 9457). */
 async function unwrap<T>(result: Promise<{ data?: T; error?: unknown; response: Response }>): Promise<[T, Response]> {
-  const { data, error, response } = await result
+  // A connection can also fail while the body is read.
+  const { data, error, response } = await result.catch(cause => {
+    throw cause instanceof ApiError ? cause : new ApiError(0, 'The service cannot be reached.', { cause })
+  })
   if (data !== undefined) return [data, response]
   const isProblem = error instanceof Object && 'detail' in error
   throw new ApiError(response.status, isProblem ? String(error.detail) : `The service failed with status ${response.status}.`)

@@ -37,6 +37,7 @@ const { data: created } = await dataProvider.create('tasks', { data: { title: 'B
 const { data: one } = await dataProvider.getOne('tasks', { id: created.id })
 const update = { id: one.id, data: { ...one, title: 'Buy oat milk' }, previousData: one }
 assert.equal((await dataProvider.update('tasks', update)).data.title, 'Buy oat milk')
+await assert.rejects(dataProvider.update('tasks', update), { status: 412 }) // a form that was opened before the change
 const ids = [one.id, tagged.id]
 const many = titles(await dataProvider.getMany('tasks', { ids }))
 assert.deepEqual(many.sort(), ['Buy oat milk', 'Tagged'])

@@ -2,8 +2,8 @@
 export const user = process.env.USER_ID
 export const tasksURL = `${process.env.SERVICE}/api/${encodeURIComponent(user)}/tasks`
 
-export const state = { requests: 0, tokenRequests: 0 }
-export const tokens = [] // the next tokens of the issuer; without one it responds with 401
+export const state = { requests: 0, tokenRequests: 0, tokenStatus: 401 }
+export const tokens = [] // the next tokens of the issuer; without one it responds with tokenStatus
 export const faults = [] // what happens to the next requests instead
 
 export const realFetch = globalThis.fetch
@@ -11,7 +11,7 @@ globalThis.fetch = async (input, init) => {
   if (input === '/api/auth/token') {
     state.tokenRequests += 1
     const token = process.env.SERVICE_HAS_TOKENS ? tokens.shift() : 'unused'
-    return Response.json({ token }, { status: token ? 200 : 401 })
+    return Response.json({ token }, { status: token ? 200 : state.tokenStatus })
   }
   state.requests += 1
   return faults.length ? faults.shift()(input, init) : realFetch(input, init)

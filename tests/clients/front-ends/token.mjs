@@ -30,6 +30,8 @@ assert.equal(state.requests, 2)
 // Without a token there is an error, and the next request asks for a token again.
 forgetToken()
 await assert.rejects(list(), { message: 'Please sign in again.' })
+state.tokenStatus = 500
+await assert.rejects(list(), { message: 'The sign-in cannot be checked at the moment.' })
 tokens.push(valid)
 assert.deepEqual(await statuses([list()]), [200])
 
