@@ -1,5 +1,6 @@
 """examples/offline in a real browser: each device is a browser context with a copy of its own."""
 
+import os
 import random
 import re
 import subprocess
@@ -41,10 +42,16 @@ def patience() -> Iterator[None]:
     expect.set_options(timeout=5_000)
 
 
+def build(folder: Path, api_url: str) -> None:
+    """Build the example into `folder`, for the service at `api_url`."""
+    environment = os.environ | {"VITE_API": api_url}
+    command = ["npx", "vite", "build", "--outDir", folder]
+    subprocess.run(command, cwd=EXAMPLE, env=environment, check=True, capture_output=True)
+
+
 @contextmanager
 def preview(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Build the example into `folder`, serve it on a free port, and yield the origin and the server."""
-    subprocess.run(["npx", "vite", "build", "--outDir", folder], cwd=EXAMPLE, check=True, capture_output=True)
+    """Serve the files in `folder` on a free port, and yield the origin and the server."""
     command = ["node_modules/.bin/vite", "preview", "--outDir", folder, "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(command, cwd=EXAMPLE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -56,16 +63,23 @@ def preview(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @pytest.fixture(scope="module")
-def offline_origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def offline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built example."""
+    return tmp_path_factory.mktemp("offline")
+
+
+@pytest.fixture(scope="module")
+def offline_origin(offline_folder: Path) -> Iterator[str]:
     """The origin of the built example."""
-    with preview(tmp_path_factory.mktemp("offline")) as (origin, _):
+    with preview(offline_folder) as (origin, _):
         yield origin
 
 
 @pytest.fixture(scope="module")
-def api(database_url: str, offline_origin: str) -> Iterator[Service]:
-    """A service that the example may call."""
+def api(database_url: str, offline_folder: Path, offline_origin: str) -> Iterator[Service]:
+    """A service that the example may call, and for which it is built."""
     with service_for(offline_origin, database_url) as started:
+        build(offline_folder, started.url)
         yield started
 
 
@@ -150,7 +164,7 @@ def device(browser: Browser, offline_origin: str, api: Service, person: str) -> 
     with ExitStack() as stack:
 
         def open_device() -> Device:
-            device = Device(browser, f"{offline_origin}/?api={api.url}&user={quote(person)}")
+            device = Device(browser, f"{offline_origin}/?user={quote(person)}")
             stack.callback(device.close)
             return device
 
@@ -392,8 +406,9 @@ def test_pending_changes_survive_a_reload_without_network(
     browser: Browser, database_url: str, tmp_path: Path, person: str
 ) -> None:
     with preview(tmp_path) as (origin, website), service_for(origin, database_url) as api:
+        build(tmp_path, api.url)
         url = f"{api.url}/api/{quote(person)}/tasks"
-        laptop = Device(browser, f"{origin}/?api={api.url}&user={quote(person)}")
+        laptop = Device(browser, f"{origin}/?user={quote(person)}")
         laptop.add("Buy milk")
         laptop.page.evaluate("navigator.serviceWorker.ready")
         laptop.offline()
@@ -406,6 +421,13 @@ def test_pending_changes_survive_a_reload_without_network(
         laptop.online()
         wait_until(laptop.page, lambda: [task["title"] for task in httpx2.get(url).json()] == ["Buy eggs"], "not sent")
         laptop.close()
+
+
+def test_a_link_cannot_choose_the_service(device: NewDevice, create_task: CreateTask) -> None:
+    create_task("Buy milk")
+    laptop = device()
+    laptop.page.goto(f"{laptop.url}&api=http://127.0.0.1:9")
+    expect(laptop.titles).to_have_text(["Buy milk"])
 
 
 def test_two_hundred_tasks_made_offline_arrive_in_order(device: NewDevice, agree: Agree, tasks: Tasks) -> None:

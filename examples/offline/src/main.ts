@@ -1,9 +1,8 @@
 import { openTasks } from './database.ts'
 import type { Task } from './task.ts'
 
-const parameters = new URLSearchParams(location.search)
-const api = parameters.get('api') ?? 'http://127.0.0.1:8000'
-const user = parameters.get('user') ?? 'alice'
+const api: string = import.meta.env.VITE_API ?? 'http://127.0.0.1:8000'
+const user = new URLSearchParams(location.search).get('user') ?? 'alice'
 const { tasks, messages, replication } = await openTasks(`${api}/api/${encodeURIComponent(user)}`)
 
 const $ = <T extends HTMLElement>(selector: string) => document.querySelector<T>(selector)!
