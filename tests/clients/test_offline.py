@@ -70,17 +70,23 @@ def offline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def offline_origin(offline_folder: Path) -> Iterator[str]:
-    """The origin of the built example."""
+    """The origin of the example."""
     with preview(offline_folder) as (origin, _):
         yield origin
 
 
 @pytest.fixture(scope="module")
-def api(database_url: str, offline_folder: Path, offline_origin: str) -> Iterator[Service]:
-    """A service that the example may call, and for which it is built."""
+def api(database_url: str, offline_origin: str) -> Iterator[Service]:
+    """A service that the example may call."""
     with service_for(offline_origin, database_url) as started:
-        build(offline_folder, started.url)
         yield started
+
+
+@pytest.fixture(scope="module")
+def built_page(api: Service, offline_folder: Path, offline_origin: str) -> str:
+    """The URL of the example, which is built for the service."""
+    build(offline_folder, api.url)
+    return f"{offline_origin}/"
 
 
 class Device:
@@ -159,12 +165,12 @@ Agree = Callable[..., None]
 
 
 @pytest.fixture
-def device(browser: Browser, offline_origin: str, api: Service, person: str) -> Iterator[NewDevice]:
+def device(browser: Browser, built_page: str, person: str) -> Iterator[NewDevice]:
     """Return a function that opens a further device of the person."""
     with ExitStack() as stack:
 
         def open_device() -> Device:
-            device = Device(browser, f"{offline_origin}/?user={quote(person)}")
+            device = Device(browser, f"{built_page}?user={quote(person)}")
             stack.callback(device.close)
             return device
 
@@ -420,6 +426,22 @@ def test_pending_changes_survive_a_reload_without_network(
         expect(laptop.titles).to_have_text(["Buy eggs"])
         laptop.online()
         wait_until(laptop.page, lambda: [task["title"] for task in httpx2.get(url).json()] == ["Buy eggs"], "not sent")
+        laptop.close()
+
+
+def test_a_new_build_is_used_offline(browser: Browser, tmp_path: Path) -> None:
+    with preview(tmp_path) as (origin, website):
+        build(tmp_path, "http://127.0.0.1:8")
+        laptop = Device(browser, origin)
+        build(tmp_path, "http://127.0.0.1:9")
+        laptop.page.reload()
+        script = laptop.page.evaluate("document.scripts[0].src")
+        laptop.offline()
+        website.terminate()
+        website.wait(30)
+        laptop.page.reload()
+        assert laptop.page.evaluate("document.scripts[0].src") == script
+        laptop.add("Buy milk")
         laptop.close()
 
 
