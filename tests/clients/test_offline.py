@@ -285,6 +285,31 @@ def test_the_later_edit_of_one_field_wins_visibly(device: NewDevice, agree: Agre
     expect(laptop.messages).to_have_count(0)
 
 
+def test_a_field_that_was_not_edited_is_not_sent(device: NewDevice, agree: Agree, create_task: CreateTask) -> None:
+    description = " Two litres\r\nof oat milk "
+    assert create_task("Buy milk", description=description)["description"] == description
+    laptop = device()
+    laptop.edit("Buy milk", priority="high")
+    expect(laptop.page.locator("#list .details")).to_contain_text("high priority")
+    agree(laptop)
+    [task] = laptop.copy()
+    assert (task["priority"], task["description"]) == ("high", description)
+
+
+def test_a_blank_title_is_not_accepted(device: NewDevice, create_task: CreateTask) -> None:
+    create_task("Buy milk")
+    laptop = device()
+    laptop.page.get_by_label("Title").first.fill("  ")
+    laptop.page.get_by_role("button", name="Add task").click()
+    expect(laptop.page.locator("#title:invalid")).to_have_value("  ")
+    laptop.page.get_by_role("button", name="Edit: Buy milk").click()
+    form = laptop.page.get_by_role("dialog")
+    form.get_by_label("Title").fill("  ")
+    form.get_by_role("button", name="Save").click()
+    expect(form.locator("[name=title]:invalid")).to_be_visible()
+    expect(laptop.titles).to_have_text(["Buy milk"])
+
+
 def test_an_edit_wins_over_an_earlier_delete(device: NewDevice, agree: Agree, create_task: CreateTask) -> None:
     task = create_task("Buy milk")
     laptop, phone = device(), device()
