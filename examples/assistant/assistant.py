@@ -77,6 +77,12 @@ class Task(BaseModel):
     description: str | None
 
 
+class AddedTask(Task):
+    """A task, and a note on whether this call added it."""
+
+    note: str
+
+
 class TaskList(BaseModel):
     """A page of tasks, and a note on what follows."""
 
@@ -112,19 +118,21 @@ class Tools:
             str,
             Field(
                 pattern="^[!-~]{1,255}$",
-                description="A new random text for each new task, such as milk-x7q2f9. If you did not see the result "
-                "of a call, repeat it with the same key: then the task is not added twice.",
+                description="A word and at least eight random letters and digits, new for each new task. If you did "
+                "not see the result of a call, repeat it with the same key: then the task is not added twice.",
             ),
         ],
         description: Description | None = None,
         priority: Priority = "medium",
         tags: Tags | None = None,
         due_date: Time | None = None,
-    ) -> Task:
+    ) -> AddedTask:
         """Add one task."""
         task = {"title": title, "description": description, "priority": priority, "due_date": due_date}
         response = await self._request("POST", json=task | {"tags": tags or []}, headers={"Idempotency-Key": key})
-        return Task.model_validate_json(response.content)
+        replayed = "Idempotent-Replayed" in response.headers
+        note = "Not added again: an earlier call with this key added this task." if replayed else "Added."
+        return AddedTask.model_validate(response.json() | {"note": note})
 
     async def list_tasks(
         self,

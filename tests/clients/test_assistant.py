@@ -70,6 +70,12 @@ class Assistant:
         assert json.loads(text) == data
         return data
 
+    def add(self, **arguments: Any) -> Any:
+        """Add a new task, and return it without the note."""
+        task = self.call("add_task", **arguments)
+        assert task.pop("note") == "Added."
+        return task
+
     def problem(self, tool: str, **arguments: Any) -> str:
         """Return the text of the error that a tool responds with."""
         is_error, text, _ = self._call(tool, arguments)
@@ -198,9 +204,7 @@ def test_the_tools_are_annotated_and_none_takes_a_user(database_url: str, user: 
 
 def manage_a_task(assistant: Assistant) -> None:
     """Use every tool once, and check each result."""
-    task = assistant.call(
-        "add_task", title=" Buy milk ", key="milk-1", tags=["home"], due_date="2026-12-24T18:00:00+01:00"
-    )
+    task = assistant.add(title=" Buy milk ", key="milk-1", tags=["home"], due_date="2026-12-24T18:00:00+01:00")
     assert {**task, "id": "", "version": 0} == {
         "id": "",
         "version": 0,
@@ -240,7 +244,7 @@ def test_each_tool_works_over_http(issuer: Issuer, url: str, user: str, mode: st
 
 def test_a_problem_says_what_the_model_can_do(database_url: str, user: str) -> None:
     with on_this_machine(database_url, user) as assistant:
-        task = assistant.call("add_task", title="Buy milk", key="1")
+        task = assistant.add(title="Buy milk", key="1")
         ids = {"task_id": task["id"], "version": task["version"]}
         assistant.call("update_task", **ids, title="Buy oat milk")
         assert "Read it again with list_tasks" in assistant.problem("update_task", **ids, title="Buy cheese")
@@ -333,7 +337,7 @@ def test_an_assistant_gets_a_token_from_the_issuer(issuer: Issuer, url: str) -> 
         user = browser.post("/sign-up/email", json=person).json()["user"]["id"]
         cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
     with Assistant(url, cookie=cookie) as assistant:
-        task = assistant.call("add_task", title="Buy milk", key="1")
+        task = assistant.add(title="Buy milk", key="1")
     with Assistant(url, token=issuer.token(user)) as same_user:
         assert same_user.call("list_tasks")["tasks"] == [task]
 
@@ -344,14 +348,14 @@ def test_an_assistant_sees_nothing_of_another_user(issuer: Issuer, url: str, use
             stack.enter_context(Assistant(url, token=issuer.token(name), mode=mode))
             for name, mode in ((user, "auto"), (f"bob {uuid4()}", "legacy"))
         ]
-        task = ann.call("add_task", title="private", key="1")
+        task = ann.add(title="private", key="1")
         ids = {"task_id": task["id"]}
         assert bob.call("list_tasks") == {"tasks": [], "note": "Matching tasks: 0."}
         assert bob.call("list_tasks", **ids)["tasks"] == []
         for tool in ("complete_task", "delete_task", "restore_task"):
             assert "There is no such task" in bob.problem(tool, **ids)
         assert "There is no such task" in bob.problem("update_task", **ids, version=task["version"], title="x")
-        other = bob.call("add_task", title="private", key="1")  # the key of another user has no effect
+        other = bob.add(title="private", key="1")  # the key of another user has no effect
         assert other["id"] != task["id"]
         assert ann.call("list_tasks")["tasks"] == [task]
 
@@ -369,7 +373,8 @@ def test_a_repeated_add_after_a_lost_response_adds_nothing(issuer: Issuer, url: 
             deadline = time.monotonic() + 20
             while not (tasks := assistant.call("list_tasks")["tasks"]):  # the response is sent, and never read
                 assert time.monotonic() < deadline
-        assert [assistant.call("add_task", **arguments)] == tasks
+        note = "Not added again: an earlier call with this key added this task."
+        assert [assistant.call("add_task", **arguments)] == [task | {"note": note} for task in tasks]
         assert assistant.call("list_tasks")["tasks"] == tasks
 
 
@@ -377,7 +382,7 @@ def test_an_assistant_goes_on_after_a_restart(other: Issuer, database_url: str, 
     with mcp_server(other, database_url) as started:
         eventually(200, lambda: post(other.mcp_url, other.token(user)))
         with Assistant(other.mcp_url, token=other.token(user), mode="legacy") as assistant:
-            task = assistant.call("add_task", title="Buy milk", key="1")
+            task = assistant.add(title="Buy milk", key="1")
             started.stop()
             with mcp_server(other, database_url):
                 eventually(200, lambda: post(other.mcp_url, other.token(user)))
