@@ -21,7 +21,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
-from pydantic import MISSING, AnyHttpUrl, BaseModel, Field, SecretStr
+from pydantic import MISSING, BaseModel, Field, SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -251,14 +251,12 @@ def create_http_app() -> Starlette:
     It is an OAuth resource server: a request needs a token of the issuer, and its `aud` is MCP_URL.
     """
     url, settings = os.environ.get("MCP_URL", ""), load_settings()
-    if not (url and settings.auth_jwks_url):
-        raise SystemExit("MCP_URL, AUTH_JWKS_URL and AUTH_ISSUER must be set.")
+    if not (urlsplit(url).path and settings.auth_jwks_url):
+        raise SystemExit("MCP_URL (with a path, such as /mcp), AUTH_JWKS_URL and AUTH_ISSUER must be set.")
     verifier = OwnerVerifier(settings.model_copy(update={"auth_audience": url}))
-    auth = AuthSettings(
-        issuer_url=AnyHttpUrl(settings.auth_issuer),
-        resource_server_url=AnyHttpUrl(url),
-        validate_token_resource=False,  # the verifier has compared `aud`
-    )
+    # From strings, because AnyHttpUrl adds a slash to an issuer without a path, and clients compare it exactly.
+    urls = {"issuer_url": settings.auth_issuer, "resource_server_url": url}
+    auth = AuthSettings.model_validate(urls | {"validate_token_resource": False})  # the verifier has compared `aud`
     app = create_server(_token_subject, verifier, auth).streamable_http_app(
         streamable_http_path=urlsplit(url).path,
         stateless_http=True,  # so that a client goes on after a restart, and another process can serve it

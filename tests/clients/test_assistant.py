@@ -302,9 +302,18 @@ def test_the_assistant_of_this_machine_needs_a_user() -> None:
     assert "TASKS_USER must be set" in started.stderr
 
 
-def test_the_http_server_does_not_start_without_an_issuer(other: Issuer, database_url: str) -> None:
-    with pytest.raises(AssertionError, match="AUTH_JWKS_URL"), mcp_server(other, database_url, AUTH_JWKS_URL=""):
+@pytest.mark.parametrize("settings", [{"AUTH_JWKS_URL": ""}, {"MCP_URL": "http://127.0.0.1:8001"}])
+def test_the_http_server_names_what_it_needs(other: Issuer, database_url: str, settings: dict[str, str]) -> None:
+    with pytest.raises(AssertionError, match="MCP_URL .* must be set"), mcp_server(other, database_url, **settings):
         pass
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_metadata_names_exactly_the_issuer(other: Issuer, database_url: str, slash: str) -> None:
+    name = other.url + slash
+    with mcp_server(other, database_url, AUTH_ISSUER=name) as started:
+        metadata = httpx2.get(f"{started.url}/.well-known/oauth-protected-resource/mcp").json()
+    assert metadata["authorization_servers"] == [name]
 
 
 def test_a_request_needs_a_valid_token_and_no_origin(issuer: Issuer, url: str, user: str) -> None:
