@@ -56,6 +56,7 @@ OVERWRITES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempo
 
 Priority = Literal["low", "medium", "high"]
 TaskId = Annotated[UUID, Field(description="The id of the task, from list_tasks.")]
+Version = Annotated[int, Field(description="The version that you read. If it is not the newest, no change.")]
 Title = Annotated[str, Field(description="1 to 200 characters in one line.")]
 Description = Annotated[str, Field(description="At most 2,000 characters.")]
 Tags = Annotated[list[str], Field(description="All tags of the task: at most 20, each at most 50 characters.")]
@@ -168,7 +169,7 @@ class Tools:
     async def update_task(
         self,
         task_id: TaskId,
-        version: Annotated[int, Field(description="The version that you read. If it is not the newest, no change.")],
+        version: Version,
         title: Title | MISSING = MISSING,
         description: Description | MISSING | None = MISSING,
         priority: Priority | MISSING = MISSING,
@@ -188,9 +189,10 @@ class Tools:
         response = await self._request("PATCH", f"/{task_id}/complete", json={"completed": completed})
         return Task.model_validate_json(response.content)
 
-    async def delete_task(self, task_id: TaskId) -> Task:
+    async def delete_task(self, task_id: TaskId, version: Version) -> Task:
         """Delete one task. restore_task brings it back within 30 days; it needs the id."""
-        return Task.model_validate_json((await self._request("DELETE", f"/{task_id}")).content)
+        response = await self._request("DELETE", f"/{task_id}", headers={"If-Match": f'"{version}"'})
+        return Task.model_validate_json(response.content)
 
     async def restore_task(self, task_id: TaskId) -> Task:
         """Bring back one deleted task, under the id that it had."""

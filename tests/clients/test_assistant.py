@@ -223,10 +223,13 @@ def manage_a_task(assistant: Assistant) -> None:
     assert changed == task | {"due_date": None, "description": "Two litres", "version": changed["version"]}
     completed = assistant.call("complete_task", task_id=task_id)
     assert completed == changed | {"completed": True, "version": completed["version"]}
-    assert not assistant.call("complete_task", task_id=task_id, completed=False)["completed"]
-    assert assistant.call("delete_task", task_id=task_id)["id"] == task_id
+    reopened = assistant.call("complete_task", task_id=task_id, completed=False)
+    assert not reopened["completed"]
+    ids = {"task_id": task_id, "version": reopened["version"]}
+    assert assistant.call("delete_task", **ids)["id"] == task_id
     assert assistant.call("list_tasks") == {"tasks": [], "note": "Matching tasks: 0."}
     restored = assistant.call("restore_task", task_id=task_id)
+    assert "Nothing was changed" in assistant.problem("delete_task", **ids)
     assert assistant.call("list_tasks", q="MILK", sort="title")["tasks"] == [restored]
 
 
@@ -248,7 +251,10 @@ def test_a_problem_says_what_the_model_can_do(database_url: str, user: str) -> N
         ids = {"task_id": task["id"], "version": task["version"]}
         assistant.call("update_task", **ids, title="Buy oat milk")
         assert "Read it again with list_tasks" in assistant.problem("update_task", **ids, title="Buy cheese")
-        assert assistant.call("list_tasks", task_id=task["id"])["tasks"][0]["title"] == "Buy oat milk"
+        assert "Read it again with list_tasks" in assistant.problem("delete_task", **ids)
+        [newest] = assistant.call("list_tasks", task_id=task["id"])["tasks"]
+        assert newest["title"] == "Buy oat milk"
+        ids["version"] = newest["version"]
 
         invalid = assistant.problem("add_task", title=" ", key="2", tags=["x" * 51], due_date="tomorrow")
         for mistake in (
@@ -261,9 +267,9 @@ def test_a_problem_says_what_the_model_can_do(database_url: str, user: str) -> N
         assert "prio\n  Extra inputs are not permitted" in assistant.problem("add_task", title="x", key="3", prio="low")
         assert "cursor: Cursor does not belong to this list" in assistant.problem("list_tasks", cursor="x")
 
-        assistant.call("delete_task", task_id=task["id"])
-        for tool in ("complete_task", "delete_task"):
-            assert "restore_task brings back a deleted one" in assistant.problem(tool, task_id=task["id"])
+        assistant.call("delete_task", **ids)
+        assert "restore_task brings back a deleted one" in assistant.problem("delete_task", **ids)
+        assert "restore_task brings back a deleted one" in assistant.problem("complete_task", task_id=task["id"])
         assert "use a new key" in assistant.problem("add_task", title="Buy milk", key="1")
         assert assistant.call("list_tasks")["tasks"] == []
 
@@ -304,7 +310,7 @@ def test_the_assistant_of_this_machine_needs_a_user() -> None:
 
 @pytest.mark.parametrize("settings", [{"AUTH_JWKS_URL": ""}, {"MCP_URL": "http://127.0.0.1:8001"}])
 def test_the_http_server_names_what_it_needs(other: Issuer, database_url: str, settings: dict[str, str]) -> None:
-    with pytest.raises(AssertionError, match="MCP_URL .* must be set"), mcp_server(other, database_url, **settings):
+    with pytest.raises(AssertionError, match=r"MCP_URL .* must be set"), mcp_server(other, database_url, **settings):
         pass
 
 
@@ -361,8 +367,9 @@ def test_an_assistant_sees_nothing_of_another_user(issuer: Issuer, url: str, use
         ids = {"task_id": task["id"]}
         assert bob.call("list_tasks") == {"tasks": [], "note": "Matching tasks: 0."}
         assert bob.call("list_tasks", **ids)["tasks"] == []
-        for tool in ("complete_task", "delete_task", "restore_task"):
+        for tool in ("complete_task", "restore_task"):
             assert "There is no such task" in bob.problem(tool, **ids)
+        assert "There is no such task" in bob.problem("delete_task", **ids, version=task["version"])
         assert "There is no such task" in bob.problem("update_task", **ids, version=task["version"], title="x")
         other = bob.add(title="private", key="1")  # the key of another user has no effect
         assert other["id"] != task["id"]
