@@ -21,7 +21,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
-from pydantic import MISSING, AnyHttpUrl, BaseModel, Field, SecretStr
+from pydantic import MISSING, BaseModel, Field, SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -56,6 +56,7 @@ OVERWRITES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempo
 
 Priority = Literal["low", "medium", "high"]
 TaskId = Annotated[UUID, Field(description="The id of the task, from list_tasks.")]
+Version = Annotated[int, Field(description="The version that you read. If it is not the newest, no change.")]
 Title = Annotated[str, Field(description="1 to 200 characters in one line.")]
 Description = Annotated[str, Field(description="At most 2,000 characters.")]
 Tags = Annotated[list[str], Field(description="All tags of the task: at most 20, each at most 50 characters.")]
@@ -75,6 +76,12 @@ class Task(BaseModel):
     tags: list[str]
     due_date: str | None
     description: str | None
+
+
+class AddedTask(Task):
+    """A task, and a note on whether this call added it."""
+
+    note: str
 
 
 class TaskList(BaseModel):
@@ -112,19 +119,21 @@ class Tools:
             str,
             Field(
                 pattern="^[!-~]{1,255}$",
-                description="A new random text for each new task, such as milk-x7q2f9. If you did not see the result "
-                "of a call, repeat it with the same key: then the task is not added twice.",
+                description="A word and at least eight random letters and digits, new for each new task. If you did "
+                "not see the result of a call, repeat it with the same key: then the task is not added twice.",
             ),
         ],
         description: Description | None = None,
         priority: Priority = "medium",
         tags: Tags | None = None,
         due_date: Time | None = None,
-    ) -> Task:
+    ) -> AddedTask:
         """Add one task."""
         task = {"title": title, "description": description, "priority": priority, "due_date": due_date}
         response = await self._request("POST", json=task | {"tags": tags or []}, headers={"Idempotency-Key": key})
-        return Task.model_validate_json(response.content)
+        replayed = "Idempotent-Replayed" in response.headers
+        note = "Not added again: an earlier call with this key added this task." if replayed else "Added."
+        return AddedTask.model_validate(response.json() | {"note": note})
 
     async def list_tasks(
         self,
@@ -160,7 +169,7 @@ class Tools:
     async def update_task(
         self,
         task_id: TaskId,
-        version: Annotated[int, Field(description="The version that you read. If it is not the newest, no change.")],
+        version: Version,
         title: Title | MISSING = MISSING,
         description: Description | MISSING | None = MISSING,
         priority: Priority | MISSING = MISSING,
@@ -180,9 +189,10 @@ class Tools:
         response = await self._request("PATCH", f"/{task_id}/complete", json={"completed": completed})
         return Task.model_validate_json(response.content)
 
-    async def delete_task(self, task_id: TaskId) -> Task:
+    async def delete_task(self, task_id: TaskId, version: Version) -> Task:
         """Delete one task. restore_task brings it back within 30 days; it needs the id."""
-        return Task.model_validate_json((await self._request("DELETE", f"/{task_id}")).content)
+        response = await self._request("DELETE", f"/{task_id}", headers={"If-Match": f'"{version}"'})
+        return Task.model_validate_json(response.content)
 
     async def restore_task(self, task_id: TaskId) -> Task:
         """Bring back one deleted task, under the id that it had."""
@@ -243,14 +253,12 @@ def create_http_app() -> Starlette:
     It is an OAuth resource server: a request needs a token of the issuer, and its `aud` is MCP_URL.
     """
     url, settings = os.environ.get("MCP_URL", ""), load_settings()
-    if not (url and settings.auth_jwks_url):
-        raise SystemExit("MCP_URL, AUTH_JWKS_URL and AUTH_ISSUER must be set.")
+    if not (urlsplit(url).path and settings.auth_jwks_url):
+        raise SystemExit("MCP_URL (with a path, such as /mcp), AUTH_JWKS_URL and AUTH_ISSUER must be set.")
     verifier = OwnerVerifier(settings.model_copy(update={"auth_audience": url}))
-    auth = AuthSettings(
-        issuer_url=AnyHttpUrl(settings.auth_issuer),
-        resource_server_url=AnyHttpUrl(url),
-        validate_token_resource=False,  # the verifier has compared `aud`
-    )
+    # From strings, because AnyHttpUrl adds a slash to an issuer without a path, and clients compare it exactly.
+    urls = {"issuer_url": settings.auth_issuer, "resource_server_url": url}
+    auth = AuthSettings.model_validate(urls | {"validate_token_resource": False})  # the verifier has compared `aud`
     app = create_server(_token_subject, verifier, auth).streamable_http_app(
         streamable_http_path=urlsplit(url).path,
         stateless_http=True,  # so that a client goes on after a restart, and another process can serve it

@@ -70,6 +70,12 @@ class Assistant:
         assert json.loads(text) == data
         return data
 
+    def add(self, **arguments: Any) -> Any:
+        """Add a new task, and return it without the note."""
+        task = self.call("add_task", **arguments)
+        assert task.pop("note") == "Added."
+        return task
+
     def problem(self, tool: str, **arguments: Any) -> str:
         """Return the text of the error that a tool responds with."""
         is_error, text, _ = self._call(tool, arguments)
@@ -198,9 +204,7 @@ def test_the_tools_are_annotated_and_none_takes_a_user(database_url: str, user: 
 
 def manage_a_task(assistant: Assistant) -> None:
     """Use every tool once, and check each result."""
-    task = assistant.call(
-        "add_task", title=" Buy milk ", key="milk-1", tags=["home"], due_date="2026-12-24T18:00:00+01:00"
-    )
+    task = assistant.add(title=" Buy milk ", key="milk-1", tags=["home"], due_date="2026-12-24T18:00:00+01:00")
     assert {**task, "id": "", "version": 0} == {
         "id": "",
         "version": 0,
@@ -219,10 +223,13 @@ def manage_a_task(assistant: Assistant) -> None:
     assert changed == task | {"due_date": None, "description": "Two litres", "version": changed["version"]}
     completed = assistant.call("complete_task", task_id=task_id)
     assert completed == changed | {"completed": True, "version": completed["version"]}
-    assert not assistant.call("complete_task", task_id=task_id, completed=False)["completed"]
-    assert assistant.call("delete_task", task_id=task_id)["id"] == task_id
+    reopened = assistant.call("complete_task", task_id=task_id, completed=False)
+    assert not reopened["completed"]
+    ids = {"task_id": task_id, "version": reopened["version"]}
+    assert assistant.call("delete_task", **ids)["id"] == task_id
     assert assistant.call("list_tasks") == {"tasks": [], "note": "Matching tasks: 0."}
     restored = assistant.call("restore_task", task_id=task_id)
+    assert "Nothing was changed" in assistant.problem("delete_task", **ids)
     assert assistant.call("list_tasks", q="MILK", sort="title")["tasks"] == [restored]
 
 
@@ -240,11 +247,14 @@ def test_each_tool_works_over_http(issuer: Issuer, url: str, user: str, mode: st
 
 def test_a_problem_says_what_the_model_can_do(database_url: str, user: str) -> None:
     with on_this_machine(database_url, user) as assistant:
-        task = assistant.call("add_task", title="Buy milk", key="1")
+        task = assistant.add(title="Buy milk", key="1")
         ids = {"task_id": task["id"], "version": task["version"]}
         assistant.call("update_task", **ids, title="Buy oat milk")
         assert "Read it again with list_tasks" in assistant.problem("update_task", **ids, title="Buy cheese")
-        assert assistant.call("list_tasks", task_id=task["id"])["tasks"][0]["title"] == "Buy oat milk"
+        assert "Read it again with list_tasks" in assistant.problem("delete_task", **ids)
+        [newest] = assistant.call("list_tasks", task_id=task["id"])["tasks"]
+        assert newest["title"] == "Buy oat milk"
+        ids["version"] = newest["version"]
 
         invalid = assistant.problem("add_task", title=" ", key="2", tags=["x" * 51], due_date="tomorrow")
         for mistake in (
@@ -257,9 +267,9 @@ def test_a_problem_says_what_the_model_can_do(database_url: str, user: str) -> N
         assert "prio\n  Extra inputs are not permitted" in assistant.problem("add_task", title="x", key="3", prio="low")
         assert "cursor: Cursor does not belong to this list" in assistant.problem("list_tasks", cursor="x")
 
-        assistant.call("delete_task", task_id=task["id"])
-        for tool in ("complete_task", "delete_task"):
-            assert "restore_task brings back a deleted one" in assistant.problem(tool, task_id=task["id"])
+        assistant.call("delete_task", **ids)
+        assert "restore_task brings back a deleted one" in assistant.problem("delete_task", **ids)
+        assert "restore_task brings back a deleted one" in assistant.problem("complete_task", task_id=task["id"])
         assert "use a new key" in assistant.problem("add_task", title="Buy milk", key="1")
         assert assistant.call("list_tasks")["tasks"] == []
 
@@ -298,9 +308,18 @@ def test_the_assistant_of_this_machine_needs_a_user() -> None:
     assert "TASKS_USER must be set" in started.stderr
 
 
-def test_the_http_server_does_not_start_without_an_issuer(other: Issuer, database_url: str) -> None:
-    with pytest.raises(AssertionError, match="AUTH_JWKS_URL"), mcp_server(other, database_url, AUTH_JWKS_URL=""):
+@pytest.mark.parametrize("settings", [{"AUTH_JWKS_URL": ""}, {"MCP_URL": "http://127.0.0.1:8001"}])
+def test_the_http_server_names_what_it_needs(other: Issuer, database_url: str, settings: dict[str, str]) -> None:
+    with pytest.raises(AssertionError, match=r"MCP_URL .* must be set"), mcp_server(other, database_url, **settings):
         pass
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_metadata_names_exactly_the_issuer(other: Issuer, database_url: str, slash: str) -> None:
+    name = other.url + slash
+    with mcp_server(other, database_url, AUTH_ISSUER=name) as started:
+        metadata = httpx2.get(f"{started.url}/.well-known/oauth-protected-resource/mcp").json()
+    assert metadata["authorization_servers"] == [name]
 
 
 def test_a_request_needs_a_valid_token_and_no_origin(issuer: Issuer, url: str, user: str) -> None:
@@ -333,7 +352,7 @@ def test_an_assistant_gets_a_token_from_the_issuer(issuer: Issuer, url: str) -> 
         user = browser.post("/sign-up/email", json=person).json()["user"]["id"]
         cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
     with Assistant(url, cookie=cookie) as assistant:
-        task = assistant.call("add_task", title="Buy milk", key="1")
+        task = assistant.add(title="Buy milk", key="1")
     with Assistant(url, token=issuer.token(user)) as same_user:
         assert same_user.call("list_tasks")["tasks"] == [task]
 
@@ -344,14 +363,15 @@ def test_an_assistant_sees_nothing_of_another_user(issuer: Issuer, url: str, use
             stack.enter_context(Assistant(url, token=issuer.token(name), mode=mode))
             for name, mode in ((user, "auto"), (f"bob {uuid4()}", "legacy"))
         ]
-        task = ann.call("add_task", title="private", key="1")
+        task = ann.add(title="private", key="1")
         ids = {"task_id": task["id"]}
         assert bob.call("list_tasks") == {"tasks": [], "note": "Matching tasks: 0."}
         assert bob.call("list_tasks", **ids)["tasks"] == []
-        for tool in ("complete_task", "delete_task", "restore_task"):
+        for tool in ("complete_task", "restore_task"):
             assert "There is no such task" in bob.problem(tool, **ids)
+        assert "There is no such task" in bob.problem("delete_task", **ids, version=task["version"])
         assert "There is no such task" in bob.problem("update_task", **ids, version=task["version"], title="x")
-        other = bob.call("add_task", title="private", key="1")  # the key of another user has no effect
+        other = bob.add(title="private", key="1")  # the key of another user has no effect
         assert other["id"] != task["id"]
         assert ann.call("list_tasks")["tasks"] == [task]
 
@@ -369,7 +389,8 @@ def test_a_repeated_add_after_a_lost_response_adds_nothing(issuer: Issuer, url: 
             deadline = time.monotonic() + 20
             while not (tasks := assistant.call("list_tasks")["tasks"]):  # the response is sent, and never read
                 assert time.monotonic() < deadline
-        assert [assistant.call("add_task", **arguments)] == tasks
+        note = "Not added again: an earlier call with this key added this task."
+        assert [assistant.call("add_task", **arguments)] == [task | {"note": note} for task in tasks]
         assert assistant.call("list_tasks")["tasks"] == tasks
 
 
@@ -377,7 +398,7 @@ def test_an_assistant_goes_on_after_a_restart(other: Issuer, database_url: str, 
     with mcp_server(other, database_url) as started:
         eventually(200, lambda: post(other.mcp_url, other.token(user)))
         with Assistant(other.mcp_url, token=other.token(user), mode="legacy") as assistant:
-            task = assistant.call("add_task", title="Buy milk", key="1")
+            task = assistant.add(title="Buy milk", key="1")
             started.stop()
             with mcp_server(other, database_url):
                 eventually(200, lambda: post(other.mcp_url, other.token(user)))

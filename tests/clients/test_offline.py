@@ -1,5 +1,6 @@
 """examples/offline in a real browser: each device is a browser context with a copy of its own."""
 
+import os
 import random
 import re
 import subprocess
@@ -41,10 +42,16 @@ def patience() -> Iterator[None]:
     expect.set_options(timeout=5_000)
 
 
+def build(folder: Path, api_url: str) -> None:
+    """Build the example into `folder`, for the service at `api_url`."""
+    environment = os.environ | {"VITE_API": api_url}
+    command = ["npx", "vite", "build", "--outDir", folder]
+    subprocess.run(command, cwd=EXAMPLE, env=environment, check=True, capture_output=True)
+
+
 @contextmanager
 def preview(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Build the example into `folder`, serve it on a free port, and yield the origin and the server."""
-    subprocess.run(["npx", "vite", "build", "--outDir", folder], cwd=EXAMPLE, check=True, capture_output=True)
+    """Serve the files in `folder` on a free port, and yield the origin and the server."""
     command = ["node_modules/.bin/vite", "preview", "--outDir", folder, "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(command, cwd=EXAMPLE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -56,9 +63,15 @@ def preview(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @pytest.fixture(scope="module")
-def offline_origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The origin of the built example."""
-    with preview(tmp_path_factory.mktemp("offline")) as (origin, _):
+def offline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built example."""
+    return tmp_path_factory.mktemp("offline")
+
+
+@pytest.fixture(scope="module")
+def offline_origin(offline_folder: Path) -> Iterator[str]:
+    """The origin of the example."""
+    with preview(offline_folder) as (origin, _):
         yield origin
 
 
@@ -67,6 +80,13 @@ def api(database_url: str, offline_origin: str) -> Iterator[Service]:
     """A service that the example may call."""
     with service_for(offline_origin, database_url) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def built_page(api: Service, offline_folder: Path, offline_origin: str) -> str:
+    """The URL of the example, which is built for the service."""
+    build(offline_folder, api.url)
+    return f"{offline_origin}/"
 
 
 class Device:
@@ -145,12 +165,12 @@ Agree = Callable[..., None]
 
 
 @pytest.fixture
-def device(browser: Browser, offline_origin: str, api: Service, person: str) -> Iterator[NewDevice]:
+def device(browser: Browser, built_page: str, person: str) -> Iterator[NewDevice]:
     """Return a function that opens a further device of the person."""
     with ExitStack() as stack:
 
         def open_device() -> Device:
-            device = Device(browser, f"{offline_origin}/?api={api.url}&user={quote(person)}")
+            device = Device(browser, f"{built_page}?user={quote(person)}")
             stack.callback(device.close)
             return device
 
@@ -263,6 +283,31 @@ def test_the_later_edit_of_one_field_wins_visibly(device: NewDevice, agree: Agre
     expect(laptop.messages).to_contain_text(["Buy rice milk"])
     laptop.page.get_by_role("button", name="OK").click()
     expect(laptop.messages).to_have_count(0)
+
+
+def test_a_field_that_was_not_edited_is_not_sent(device: NewDevice, agree: Agree, create_task: CreateTask) -> None:
+    description = " Two litres\r\nof oat milk "
+    assert create_task("Buy milk", description=description)["description"] == description
+    laptop = device()
+    laptop.edit("Buy milk", priority="high")
+    expect(laptop.page.locator("#list .details")).to_contain_text("high priority")
+    agree(laptop)
+    [task] = laptop.copy()
+    assert (task["priority"], task["description"]) == ("high", description)
+
+
+def test_a_blank_title_is_not_accepted(device: NewDevice, create_task: CreateTask) -> None:
+    create_task("Buy milk")
+    laptop = device()
+    laptop.page.get_by_label("Title").first.fill("  ")
+    laptop.page.get_by_role("button", name="Add task").click()
+    expect(laptop.page.locator("#title:invalid")).to_have_value("  ")
+    laptop.page.get_by_role("button", name="Edit: Buy milk").click()
+    form = laptop.page.get_by_role("dialog")
+    form.get_by_label("Title").fill("  ")
+    form.get_by_role("button", name="Save").click()
+    expect(form.locator("[name=title]:invalid")).to_be_visible()
+    expect(laptop.titles).to_have_text(["Buy milk"])
 
 
 def test_an_edit_wins_over_an_earlier_delete(device: NewDevice, agree: Agree, create_task: CreateTask) -> None:
@@ -392,8 +437,9 @@ def test_pending_changes_survive_a_reload_without_network(
     browser: Browser, database_url: str, tmp_path: Path, person: str
 ) -> None:
     with preview(tmp_path) as (origin, website), service_for(origin, database_url) as api:
+        build(tmp_path, api.url)
         url = f"{api.url}/api/{quote(person)}/tasks"
-        laptop = Device(browser, f"{origin}/?api={api.url}&user={quote(person)}")
+        laptop = Device(browser, f"{origin}/?user={quote(person)}")
         laptop.add("Buy milk")
         laptop.page.evaluate("navigator.serviceWorker.ready")
         laptop.offline()
@@ -406,6 +452,29 @@ def test_pending_changes_survive_a_reload_without_network(
         laptop.online()
         wait_until(laptop.page, lambda: [task["title"] for task in httpx2.get(url).json()] == ["Buy eggs"], "not sent")
         laptop.close()
+
+
+def test_a_new_build_is_used_offline(browser: Browser, tmp_path: Path) -> None:
+    with preview(tmp_path) as (origin, website):
+        build(tmp_path, "http://127.0.0.1:8")
+        laptop = Device(browser, origin)
+        build(tmp_path, "http://127.0.0.1:9")
+        laptop.page.reload()
+        script = laptop.page.evaluate("document.scripts[0].src")
+        laptop.offline()
+        website.terminate()
+        website.wait(30)
+        laptop.page.reload()
+        assert laptop.page.evaluate("document.scripts[0].src") == script
+        laptop.add("Buy milk")
+        laptop.close()
+
+
+def test_a_link_cannot_choose_the_service(device: NewDevice, create_task: CreateTask) -> None:
+    create_task("Buy milk")
+    laptop = device()
+    laptop.page.goto(f"{laptop.url}&api=http://127.0.0.1:9")
+    expect(laptop.titles).to_have_text(["Buy milk"])
 
 
 def test_two_hundred_tasks_made_offline_arrive_in_order(device: NewDevice, agree: Agree, tasks: Tasks) -> None:

@@ -1,9 +1,8 @@
 import { openTasks } from './database.ts'
 import type { Task } from './task.ts'
 
-const parameters = new URLSearchParams(location.search)
-const api = parameters.get('api') ?? 'http://127.0.0.1:8000'
-const user = parameters.get('user') ?? 'alice'
+const api: string = import.meta.env.VITE_API ?? 'http://127.0.0.1:8000'
+const user = new URLSearchParams(location.search).get('user') ?? 'alice'
 const { tasks, messages, replication } = await openTasks(`${api}/api/${encodeURIComponent(user)}`)
 
 const $ = <T extends HTMLElement>(selector: string) => document.querySelector<T>(selector)!
@@ -24,24 +23,23 @@ form.onsubmit = async (event) => {
   const title = $<HTMLInputElement>('#title').value.trim()
   form.reset()
   const now = new Date().toISOString()
-  if (title)
-    await tasks.insert({
-      id: crypto.randomUUID(),
-      user_id: user,
-      url: '',
-      title,
-      description: null,
-      completed: false,
-      completed_at: null,
-      priority: 'medium',
-      tags: [],
-      due_date: null,
-      order: null,
-      extra: {},
-      version: 0,
-      created_at: now,
-      updated_at: now,
-    })
+  await tasks.insert({
+    id: crypto.randomUUID(),
+    user_id: user,
+    url: '',
+    title,
+    description: null,
+    completed: false,
+    completed_at: null,
+    priority: 'medium',
+    tags: [],
+    due_date: null,
+    order: null,
+    extra: {},
+    version: 0,
+    created_at: now,
+    updated_at: now,
+  })
 }
 
 async function remove(id: string) {
@@ -60,10 +58,11 @@ function edit(task: Task) {
   const values = { title: task.title, description: task.description ?? '', priority: task.priority as string }
   const inputs = Object.keys(values).map((name) => $<HTMLInputElement>(`#edit [name=${name}]`))
   for (const input of inputs) input.value = values[input.name as keyof typeof values]
+  const shown = inputs.map(({ value }) => value) // a text field changes line ends
   editor.onclose = async () => {
     if (editor.returnValue !== 'save') return
-    const entered = inputs.map(({ name, value }) => [name, value.trim() || null] as const)
-    const fields = entered.filter(([name, value]) => value !== task[name as keyof Task])
+    const edited = inputs.filter(({ value }, index) => value !== shown[index])
+    const fields = edited.map(({ name, value }) => [name, value.trim() || (name === 'description' ? null : '')])
     if (fields.length) await change(task, Object.fromEntries(fields))
   }
   editor.returnValue = ''
