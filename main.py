@@ -37,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logger.setLevel(settings.log_level.upper())
     telemetry_config, pool_class = NO_TELEMETRY, Database
-    if telemetry_is_requested():
+    if with_telemetry := telemetry_is_requested():
         import telemetry  # imported only here: it costs start-up time
 
         telemetry_config, pool_class = telemetry.fastapi_config(), telemetry.MeasuredDatabase
@@ -83,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
         expose_headers=["ETag", "Link", "Location", "X-Total-Count", "Idempotent-Replayed", "Retry-After"],
     )
-    if pool_class is not Database:
+    if with_telemetry:
         app.add_middleware(telemetry.TelemetryMiddleware)
     errors.customize_openapi(app)
     return app

@@ -645,7 +645,12 @@ def test_a_redirect_to_another_host_is_not_followed(
             if "AUTH_JWKS_URL" in caplog.text or other.requests:
                 break
             time.sleep(0.05)
-        assert client.get(url, headers=bearer(token(user))).status_code == 503
+        rejected = client.get(url, headers=bearer(token(user)))
+        assert rejected.status_code == 503
+    message = (
+        f"[GET /api/{{user_id}}/tasks {rejected.json()['request_id']}] The keys of the token issuer are not available"
+    )
+    assert message in caplog.text
     assert (issuer.requests > 0, other.requests) == (True, 0)
     other.close()
     assert "The keys at AUTH_JWKS_URL cannot be read: it redirects to another host" in caplog.text

@@ -16,7 +16,9 @@ import jwt
 import psycopg2
 import pytest
 from fastapi.testclient import TestClient
-from opentelemetry import metrics, trace
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -29,7 +31,7 @@ from main import create_app
 from settings import Settings
 from tests.servers import service
 
-SECRET = "a secret of the tests, 32 bytes or more"  # noqa: S105
+SECRET = "a secret of the tests, 32 bytes or more"  # noqa: S105  # of the tests only
 WORD = "confidential"  # in every title, tag and search of these tests
 
 
@@ -49,6 +51,10 @@ class Recorder:
         tracer_provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         trace.set_tracer_provider(tracer_provider)
         metrics.set_meter_provider(MeterProvider(metric_readers=[self._reader]))
+        self.logs = InMemoryLogRecordExporter()
+        logger_provider = LoggerProvider()
+        logger_provider.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
+        _logs.set_logger_provider(logger_provider)
 
     def spans(self) -> list[ReadableSpan]:
         """Return the spans since the last call."""
@@ -224,6 +230,20 @@ def test_an_unavailable_database_is_an_error_of_both_spans(
         assert WORD not in span.to_json()
 
 
+def test_the_message_of_an_unexpected_error_is_not_exported(
+    recorder: Recorder, measured_client: TestClient, url: str, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_: object, **__: object) -> None:
+        raise ZeroDivisionError(WORD)
+
+    monkeypatch.setattr(psycopg2, "connect", connect)
+    assert measured_client.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 500
+    spans = recorder.spans()
+    assert {(span.attributes or {})["error.type"] for span in spans} == {"ZeroDivisionError", "500"}
+    assert not [span for span in spans if WORD in span.to_json()]
+    assert recorder.logs.get_finished_logs() == ()
+
+
 def test_no_user_token_task_or_search_is_exported(
     recorder: Recorder, measured_client: TestClient, user: str, url: str, token: str
 ) -> None:
@@ -258,6 +278,7 @@ def test_no_user_token_task_or_search_is_exported(
 def test_an_app_that_is_not_asked_makes_no_spans(
     recorder: Recorder, settings: Settings, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    recorder.spans()  # those of other tests
     for variables in ({}, {"OTEL_SERVICE_NAME": ""}, {"OTEL_SERVICE_NAME": "tasks", "OTEL_SDK_DISABLED": "true"}):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)

@@ -1,5 +1,6 @@
 """Functions and values that several test files share."""
 
+import os
 import re
 import subprocess
 import sys
@@ -36,6 +37,30 @@ def website() -> Iterator[str]:
 def service_for(origin: str, database_url: str, *options: str) -> AbstractContextManager[Service]:
     """Start a service that allows pages of `origin`, without authentication."""
     return service(*options, DATABASE_URL=database_url, CORS_ORIGINS=origin)
+
+
+@contextmanager
+def better_auth(script: str, *arguments: str) -> Iterator[str]:
+    """Start a Better Auth server without users, and yield its URL."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("BETTER_AUTH", "NODE_ENV"))
+    }
+    process = subprocess.Popen(
+        ["node", script, *arguments],
+        cwd=CLIENTS,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process, process.stdin, process.stdout:
+        line = process.stdout.readline()
+        assert line.startswith("READY "), line
+        yield line.split()[1]
+        process.terminate()
 
 
 def sign_up(issuer: str) -> tuple[str, dict[str, str]]:

@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from psycopg2.extensions import parse_dsn
 
 from tests import SETTINGS
-from tests.clients.helpers import CLIENTS, sign_up
+from tests.clients.helpers import CLIENTS, better_auth, sign_up
 from tests.helpers import eventually
 from tests.servers import HERE, Service, relaying, service
 
@@ -105,27 +105,10 @@ class Issuer:
 
 
 @contextmanager
-def better_auth(mcp_url: str) -> Iterator[Issuer]:
-    """Start a Better Auth server without users."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("BETTER_AUTH", "NODE_ENV"))
-    }
-    process = subprocess.Popen(
-        ["node", "better-auth-mcp.mjs", mcp_url],
-        cwd=CLIENTS,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with process, process.stdin, process.stdout:
-        line = process.stdout.readline()
-        assert line.startswith("READY "), line
-        yield Issuer(line.split()[1], mcp_url)
-        process.terminate()
+def issuer_for(mcp_url: str) -> Iterator[Issuer]:
+    """Start a Better Auth server that issues tokens for the MCP server at this URL."""
+    with better_auth("better-auth-mcp.mjs", mcp_url) as url:
+        yield Issuer(url, mcp_url)
 
 
 def mcp_server(issuer: Issuer, database_url: str, **settings: str) -> AbstractContextManager[Service]:
@@ -152,7 +135,7 @@ def free_url() -> str:
 
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[Issuer]:
-    with better_auth(free_url()) as issuer:
+    with issuer_for(free_url()) as issuer:
         yield issuer
 
 

@@ -1,14 +1,12 @@
 """The service accepts the tokens of a real Better Auth server."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.clients.helpers import sign_up
+from tests.clients.helpers import better_auth, sign_up
 from tests.helpers import eventually
 from tests.servers import Service, service
 
@@ -18,26 +16,8 @@ HERE = Path(__file__).resolve().parent
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[str]:
     """The URL of a Better Auth server without users."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("BETTER_AUTH", "NODE_ENV"))
-    }
-    command = ["node", "better-auth.mjs"]
-    process = subprocess.Popen(
-        command,
-        cwd=HERE,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with process, process.stdin, process.stdout:
-        line = process.stdout.readline()
-        assert line.startswith("READY "), line
-        yield line.split()[1]
-        process.terminate()
+    with better_auth("better-auth.mjs") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

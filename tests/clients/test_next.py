@@ -188,7 +188,7 @@ def test_the_committed_types_are_generated_from_openapi_json(app: App) -> None:
     assert (app.folder / "lib/openapi.d.ts").read_text() == (EXAMPLE / "lib/openapi.d.ts").read_text()
 
 
-def test_better_auth_has_its_tables_in_its_own_schema(app: App, database: str) -> None:  # noqa: ARG001
+def test_better_auth_has_its_tables_in_its_own_schema(app: App, database: str) -> None:  # noqa: ARG001  # app makes them
     sql = "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = %s"
     assert fetch_value(database, sql, "auth") == "account jwks session user verification"
     assert fetch_value(database, f"{sql} AND tablename NOT LIKE %s", "public", "task%") is None
@@ -376,11 +376,13 @@ def test_a_create_is_repeated_when_the_response_is_cut_off(ann: Person) -> None:
     assert len(ann.tasks()) == 1
 
 
-def test_a_second_click_after_lost_responses_makes_one_task(ann: Person) -> None:
-    def lose(route: Route) -> None:
-        route.fetch()
-        route.abort()
+def lose(route: Route) -> None:
+    """Let a request reach the service, and lose its response."""
+    route.fetch()
+    route.abort()
 
+
+def test_a_second_click_after_lost_responses_makes_one_task(ann: Person) -> None:
     ann.page.route("**/api/*/tasks/*", lose)
     ann.page.route(re.compile(r"/tasks\?"), lambda route: route.fulfill(json=[]))  # the list is as it was before
     add(ann.page, "Buy milk")
@@ -393,10 +395,6 @@ def test_a_second_click_after_lost_responses_makes_one_task(ann: Person) -> None
 
 
 def test_a_title_can_be_added_again_after_lost_responses(ann: Person) -> None:
-    def lose(route: Route) -> None:
-        route.fetch()
-        route.abort()
-
     ann.page.route("**/api/*/tasks/*", lose)
     add(ann.page, "Buy milk")
     expect(rows(ann.page)).to_have_count(1)

@@ -574,7 +574,7 @@ def test_random_changes_on_two_devices_agree(
     device: NewDevice, agree: Agree, tasks: Tasks, tasks_url: str, seed: int
 ) -> None:
     """No task is lost or doubled, and a field that one device alone changed has its last value."""
-    choose = random.Random(seed)  # noqa: S311
+    choose = random.Random(seed)  # noqa: S311  # repeatable
     devices = [device(), device()]
     offline = [False, False]
     settling = False

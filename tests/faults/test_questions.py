@@ -14,7 +14,7 @@ from tests.faults.helpers import locked, wait_until
 from tests.faults.postgres import Postgres
 from tests.servers import HERE, service
 
-SECRET = "a secret of the tests, 32 bytes or more"  # noqa: S105
+SECRET = "a secret of the tests, 32 bytes or more"  # noqa: S105  # of the tests only
 REQUEST_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TABLE = (HERE / "docs/operations.md").read_text().partition("\n## Questions\n")[2].partition("\n## ")[0]
 COMMANDS = dict(re.findall(r"^\| ([^|]+\?) \|.*\| `([^`]+)` \|$", TABLE, re.MULTILINE))

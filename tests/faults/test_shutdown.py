@@ -1,6 +1,7 @@
 """Shutdown of a busy service that was started with the production command of the README."""
 
 import asyncio
+import json
 import re
 import shlex
 import signal
@@ -172,15 +173,18 @@ def test_hanging_clients_do_not_delay_the_shutdown(postgres: Postgres, user: str
             await asyncio.sleep(1)
             running.process.terminate()
             await asyncio.to_thread(check_exit, running, postgres, GRACE + 3)
-            heads = [await reader.readuntil(b"\r\n\r\n") for reader, _ in opened[-3:]]
+            responses = [await reader.read() for reader, _ in opened[-3:]]
             for _, writer in opened:
                 writer.close()
-            return heads
+            return responses
 
-        for head in asyncio.run(asyncio.wait_for(scenario(), 60)):
+        for response in asyncio.run(asyncio.wait_for(scenario(), 60)):
+            head, _, body = response.partition(b"\r\n\r\n")
             assert head.split()[1] == b"503"
             assert b"application/problem+json" in head
             assert b"retry-after: 1" in head.lower()
+            logged = f"[POST /api/{{user_id}}/tasks {json.loads(body)['request_id']}] Not finished before"
+            assert [line for line in running.log if logged in line]
         assert not [line for line in running.log if "Traceback" in line], "\n".join(running.log)
 
 
