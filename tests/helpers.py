@@ -64,14 +64,15 @@ def concurrently(number: int, send: Callable[[int], Any]) -> list[Any]:
         return list(threads.map(send, range(number)))
 
 
-def eventually(status: int, send: Callable[[], Any]) -> Any:
-    """Call `send` until the response has this status, for at most ten seconds, and return that response."""
-    for _ in range(200):
+def eventually(status: int, send: Callable[[], Any], *, seconds: float = 10) -> Any:
+    """Call `send` until the response has this status, for at most so many seconds, and return that response."""
+    deadline = time.monotonic() + seconds
+    while True:
         response = send()
         if response.status_code == status:
             return response
+        assert time.monotonic() < deadline, f"the last response was {response.status_code}: {response.text}"
         time.sleep(0.05)
-    raise AssertionError(f"the last response was {response.status_code}: {response.text}")
 
 
 async def until(condition: Callable[[], bool]) -> None:

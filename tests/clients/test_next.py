@@ -98,8 +98,9 @@ def app(new_folder: Path, database: str) -> Iterator[App]:
             run(command, folder)
         with next_start(folder, port):
             user, token = sign_up(url)
-            # The first 200 shows that the service has fetched the signing keys.
-            eventually(200, lambda: httpx2.get(f"{api.url}/api/{user}", headers=token))
+            # The first 200 shows that the service has fetched the signing keys. It has tried since before the build,
+            # and after so long it tries again only every 30 seconds.
+            eventually(200, lambda: httpx2.get(f"{api.url}/api/{user}", headers=token), seconds=60)
             yield App(folder, url, api.url)
 
 
