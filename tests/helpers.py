@@ -92,7 +92,11 @@ async def open_pool(
     timeout: float = 20,  # noqa: ASYNC109  # the pool's own option
     can_prepare: bool = False,
 ) -> AsyncIterator[Database]:
-    """A pool that is closed when the test leaves it."""
+    """Return a pool that is closed when the test leaves it.
+
+    `can_prepare` is only for a database of the test's own: it changes the settings of the session, and a pooler would
+    pass that session on to other tests.
+    """
     database = Database(dsn, size=size, timeout=timeout, can_prepare=can_prepare)
     try:
         yield database

@@ -27,7 +27,7 @@ def test_one_user_has_at_most_a_quarter_of_the_slots(empty_database: str, databa
     url, name = with_application_name(empty_database)
 
     async def scenario() -> None:
-        async with open_pool(url, size=8, can_prepare=True) as database:
+        async with open_pool(url, size=8) as database:
             queries = [await start_query(database, 3, "ann") for _ in range(6)]
             await until_sleeping(database_url, name, 2)
             assert await database.fetch(SLEEP.bind(seconds=0, user_id="bob")) == [(1, b"")]
@@ -42,7 +42,7 @@ def test_cancelled_requests_do_not_count_towards_the_limit(empty_database: str, 
     url, name = with_application_name(empty_database)
 
     async def scenario() -> None:
-        async with open_pool(url, size=4, can_prepare=True) as database:
+        async with open_pool(url, size=4) as database:
             for number in range(1, 4):
                 queries = [await start_query(database, 10, "ann") for _ in range(5)]
                 await until_sleeping(database_url, name, number)
@@ -54,9 +54,9 @@ def test_cancelled_requests_do_not_count_towards_the_limit(empty_database: str, 
     asyncio.run(scenario())
 
 
-def test_a_cancelled_waiter_does_not_count_towards_the_limit(database_url: str) -> None:
+def test_a_cancelled_waiter_does_not_count_towards_the_limit(empty_database: str) -> None:
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, can_prepare=True) as database:
+        async with open_pool(empty_database, size=1) as database:
             await start_query(database, 0.5, "bob")
             waiting = await start_query(database, 0, "ann")
             waiting.cancel()
@@ -66,9 +66,9 @@ def test_a_cancelled_waiter_does_not_count_towards_the_limit(database_url: str) 
     asyncio.run(scenario())
 
 
-def test_a_waiter_is_rejected_after_half_the_timeout(database_url: str) -> None:
+def test_a_waiter_is_rejected_after_half_the_timeout(empty_database: str) -> None:
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, timeout=4, can_prepare=True) as database:
+        async with open_pool(empty_database, size=1, timeout=4) as database:
             first = await start_query(database, 3.5)
             start = time.monotonic()
             with pytest.raises(DatabaseUnavailable, match=r"no slot after 2\.\d seconds in the queue, behind 0 others"):
@@ -80,7 +80,7 @@ def test_a_waiter_is_rejected_after_half_the_timeout(database_url: str) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "order"), [(2, [0, 1, 2]), (6.2, [2, 1, 0])], ids=["not overloaded", "overloaded"])
-def test_the_queue_is_fifo_and_when_overloaded_lifo(database_url: str, seconds: float, order: list[int]) -> None:
+def test_the_queue_is_fifo_and_when_overloaded_lifo(empty_database: str, seconds: float, order: list[int]) -> None:
     async def scenario() -> None:
         served: list[int] = []
 
@@ -88,7 +88,7 @@ def test_the_queue_is_fifo_and_when_overloaded_lifo(database_url: str, seconds: 
             await database.fetch(READY.bind(user_id=str(number)))
             served.append(number)
 
-        async with open_pool(database_url, size=1, timeout=14, can_prepare=True) as database:
+        async with open_pool(empty_database, size=1, timeout=14) as database:
             await start_query(database, seconds, "other")
             await asyncio.gather(*(query(number) for number in range(3)))
             assert served == order
@@ -96,21 +96,21 @@ def test_the_queue_is_fifo_and_when_overloaded_lifo(database_url: str, seconds: 
     asyncio.run(scenario())
 
 
-def test_a_long_queue_without_overload_rejects_no_request(database_url: str) -> None:
+def test_a_long_queue_without_overload_rejects_no_request(empty_database: str) -> None:
     async def client(database: Database, number: int) -> None:
         for _ in range(3):
             await database.fetch(SLEEP.bind(seconds=0.02, user_id=str(number)))
 
     async def scenario() -> None:
-        async with open_pool(database_url, size=2, timeout=10, can_prepare=True) as database:
+        async with open_pool(empty_database, size=2, timeout=10) as database:
             await asyncio.gather(*(client(database, number) for number in range(200)))
 
     asyncio.run(scenario())
 
 
-def test_an_overloaded_queue_rejects_early(database_url: str) -> None:
+def test_an_overloaded_queue_rejects_early(empty_database: str) -> None:
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, timeout=8, can_prepare=True) as database:
+        async with open_pool(empty_database, size=1, timeout=8) as database:
             queries = []
             for number in range(600):  # ten times the capacity
                 queries.append(await start_query(database, 0.1, str(number)))
@@ -122,7 +122,7 @@ def test_an_overloaded_queue_rejects_early(database_url: str) -> None:
     asyncio.run(scenario())
 
 
-def test_a_request_without_a_user_is_served_first(database_url: str) -> None:
+def test_a_request_without_a_user_is_served_first(empty_database: str) -> None:
     async def scenario() -> None:
         served: list[str | None] = []
 
@@ -130,7 +130,7 @@ def test_a_request_without_a_user_is_served_first(database_url: str) -> None:
             await database.fetch(READY.bind(**({} if user is None else {"user_id": user})))
             served.append(user)
 
-        async with open_pool(database_url, size=1, can_prepare=True) as database:
+        async with open_pool(empty_database, size=1) as database:
             running = await start_query(database, 0.5, "other")
             waiting = [asyncio.ensure_future(query(user)) for user in ("ann", "bob", None)]
             await asyncio.gather(running, *waiting)
@@ -146,7 +146,7 @@ def test_a_request_of_a_disconnected_client_is_not_executed(empty_database: str)
         return True
 
     async def scenario() -> None:
-        async with open_pool(empty_database, size=1, can_prepare=True) as database:
+        async with open_pool(empty_database, size=1) as database:
             running = await start_query(database, 1.5)
             with pytest.raises(ClientDisconnect):
                 await database.fetch(insert.bind(), disconnected)
@@ -158,9 +158,9 @@ def test_a_request_of_a_disconnected_client_is_not_executed(empty_database: str)
     assert fetch_value(empty_database, "SELECT count(*) FROM numbers") == 0
 
 
-def test_the_error_states_the_time_in_queue_and_database(database_url: str) -> None:
+def test_the_error_states_the_time_in_queue_and_database(empty_database: str) -> None:
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, timeout=4, can_prepare=True) as database:
+        async with open_pool(empty_database, size=1, timeout=4) as database:
             await start_query(database, 1.5)
             cause = r"within 4 seconds: 1\.\d s in the queue behind 0 others, 2\.\d s in the database"
             with pytest.raises(DatabaseUnavailable, match=cause):
@@ -212,11 +212,11 @@ def test_a_statement_the_session_has_already_prepared_is_executed_once(empty_dat
     assert fetch_value(empty_database, "SELECT count(*) FROM numbers") == 1
 
 
-def test_the_statement_timeout_is_set_again_after_a_canceled_statement(database_url: str) -> None:
+def test_the_statement_timeout_is_set_again_after_a_canceled_statement(empty_database: str) -> None:
     setting = Statement[int]("SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'")  # milliseconds
 
     async def scenario() -> None:
-        async with open_pool(database_url, size=1, timeout=2, can_prepare=True) as database:
+        async with open_pool(empty_database, size=1, timeout=2, can_prepare=True) as database:
             for _ in range(2):
                 with pytest.raises(DatabaseUnavailable, match=r"in the database"):
                     await database.fetch(SLEEP.bind(seconds=30))
