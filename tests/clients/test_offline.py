@@ -215,6 +215,38 @@ def lose_response(page: Page, method: str) -> list[str]:
     return lost
 
 
+def pull_during(page: Page, method: str, meanwhile: Callable[[], object]) -> list[Route]:
+    """Let a pull arrive together with the response to the first request with this method.
+
+    `meanwhile` is called after the service has carried out that request and before it carries out the pull. Return a
+    list to which the pulls that wait are added.
+    """
+    pulls: list[Route] = []
+    writes: list[Route] = []
+
+    def on_pull(route: Route) -> None:
+        if writes:
+            route.continue_()
+        else:
+            pulls.append(route)
+
+    def on_write(route: Route) -> None:
+        if writes or route.request.method != method:
+            route.continue_()
+            return
+        writes.append(route)
+        response = route.fetch()
+        meanwhile()
+        pages = [pull.fetch() for pull in pulls]
+        route.fulfill(response=response)
+        for pull, page_of_changes in zip(pulls, pages, strict=True):
+            pull.fulfill(response=page_of_changes)
+
+    page.route("**/changes*", on_pull)
+    page.route("**/tasks/**", on_write)
+    return pulls
+
+
 def responses_to(device: Device, method: str) -> list[str]:
     """Return a list to which the URL of each further response to this method is added, from any tab."""
     found: list[str] = []
@@ -375,6 +407,74 @@ def test_a_delete_is_undone_before_and_after_it_is_sent(
     agree(laptop, phone)
     assert task["id"] in [kept["id"] for kept in phone.copy()]
     expect(laptop.messages).to_have_count(0)
+
+
+def test_an_undone_delete_is_not_pulled_back(
+    device: NewDevice, agree: Agree, create_task: CreateTask, tasks: Tasks
+) -> None:
+    task = create_task("Buy milk")
+    laptop = device()
+    agree(laptop)
+    laptop.offline()
+    with laptop.page.expect_event("requestfailed", lambda request: request.method == "DELETE"):
+        laptop.delete("Buy milk")
+    laptop.undo()
+    expect(laptop.titles).to_have_text(["Buy milk"])
+    # The delete is repeated before the undo is sent, and that finds the task deleted.
+    pulls = pull_during(laptop.page, "PATCH", meanwhile=lambda: None)
+    laptop.online()
+    wait_until(laptop.page, lambda: bool(pulls) and bool(tasks()), "not restored")
+    agree(laptop)
+    assert [kept["id"] for kept in laptop.copy()] == [task["id"]]
+    expect(laptop.messages).to_have_count(0)
+
+
+def test_a_change_pulled_during_a_write_is_kept(
+    device: NewDevice, agree: Agree, create_task: CreateTask, tasks_url: str
+) -> None:
+    task = create_task("Buy milk")
+    laptop = device()
+    agree(laptop)
+
+    def change_elsewhere() -> None:
+        httpx2.patch(f"{tasks_url}/{task['id']}", json={"description": "Two litres"}).raise_for_status()
+
+    pulls = pull_during(laptop.page, "PATCH", change_elsewhere)
+    wait_until(laptop.page, lambda: bool(pulls), "no pull")
+    laptop.edit("Buy milk", title="Buy oat milk")
+    agree(laptop)
+    assert [(kept["title"], kept["description"]) for kept in laptop.copy()] == [("Buy oat milk", "Two litres")]
+
+
+def test_a_write_is_forgotten_when_its_result_is_stored(
+    device: NewDevice, agree: Agree, create_task: CreateTask
+) -> None:
+    for title in ("Buy milk", "Call Bob"):
+        create_task(title)
+    laptop = device()
+    agree(laptop)
+    laptop.add("Buy eggs")
+    laptop.edit("Buy milk", title="Buy oat milk")
+    laptop.delete("Call Bob")
+    agree(laptop)
+    wait_until(laptop.page, lambda: laptop.page.evaluate("localStorage.length") == 0, "writes are still noted")
+
+
+def test_an_own_value_set_again_elsewhere_is_foreign(
+    device: NewDevice, agree: Agree, create_task: CreateTask, tasks_url: str
+) -> None:
+    task = create_task("Buy milk")
+    laptop = device()
+    agree(laptop)
+    for title in ("Buy oat milk", "Buy rice milk"):
+        laptop.edit(laptop.titles.inner_text(), title=title)
+        agree(laptop)
+    laptop.offline()
+    laptop.edit("Buy rice milk", title="Buy soy milk")
+    httpx2.patch(f"{tasks_url}/{task['id']}", json={"title": "Buy oat milk"}).raise_for_status()
+    laptop.online()
+    agree(laptop)
+    expect(laptop.messages).to_have_text([re.compile('“Buy soy milk”: your title replaces "Buy oat milk"')])
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "POST"])

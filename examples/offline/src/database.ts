@@ -39,7 +39,10 @@ export async function openTasks(userUrl: string) {
     collection: tasks,
     retryTime: 2000,
     toggleOnDocumentVisible: false, // otherwise each tab that is shown would sync, too
-    pull: { handler: (checkpoint) => pull(tasks, checkpoint) },
+    pull: {
+      batchSize: Number.MAX_SAFE_INTEGER, // `pull` reads all pages itself: RxDB need not ask for more
+      handler: (checkpoint) => pull(tasks, checkpoint),
+    },
     push: {
       batchSize: 1000, // batches are sent at the same time: one batch keeps the order of new tasks
       handler: async (rows) => {

@@ -1,17 +1,13 @@
-// Pull, push and the conflict rule between an RxDB collection and the service. README.md explains them.
 import { deepEqual, defaultConflictHandler, type RxCollection, type RxConflictHandlerInput } from 'rxdb'
-import type { RxReplicationWriteToMasterRow, WithDeleted } from 'rxdb'
-import { FIELDS, type Task } from './task.ts'
-
-type Page = { changes: (Task & { deleted_at: string | null })[]; cursor: string; more: boolean }
-
-const differing = (a: Partial<Task>, b: Partial<Task>) => FIELDS.filter((name) => !deepEqual(a[name], b[name]))
-const pick = (task: Task, names: readonly (keyof Task)[]) => Object.fromEntries(names.map((name) => [name, task[name]]))
-// The writes that may have been executed although no response arrived: they are not changes of another device.
-const attempts = (id: string): Partial<WithDeleted<Task>>[] => JSON.parse(localStorage.getItem(`sent ${id}`) ?? '[]')
+import type { RxReplicationWriteToMasterRow } from 'rxdb'
+import { differing, FIELDS, pick, type Page, type State, type Task } from './task.ts'
+// The writes to this version that may have been executed although no response arrived: no other device made them.
+const attempts = (id: string, base = 0): Partial<State>[] => JSON.parse(localStorage[`sent ${id}`] ?? '{}')[base] ?? []
 
 export function createSync(userUrl: string, notify: (text: string) => Promise<unknown>) {
   const settled = new Set<string>() // ids of tasks whose last write was accepted or rejected as a whole
+  const news = new Map<string, State>() // the newest known state of each task that the copy may not have yet
+  const learn = (task: State) => (news.get(task.id)?.version ?? 0) > task.version ? news : news.set(task.id, task)
 
   async function send(method: string, path: string, headers: HeadersInit = {}, fields?: object) {
     const init = { method, headers: { 'Content-Type': 'application/json', ...headers } }
@@ -21,31 +17,34 @@ export function createSync(userUrl: string, notify: (text: string) => Promise<un
   }
 
   async function pull(tasks: RxCollection<Task>, checkpoint?: { cursor: string }) {
-    const found = new Map<string, WithDeleted<Task>>()
+    // RxDB drops a task that is pulled while it stores the result of a push: pass it again until the copy has it.
+    const copies = await tasks.findByIds([...news.keys()]).exec()
+    for (const [id, { _deleted, version }] of news) {
+      if (_deleted ? copies.has(id) : copies.get(id)?.version !== version) continue
+      if (!attempts(id, version).length) localStorage.removeItem(`sent ${id}`)
+      news.delete(id)
+    }
     let page: Page = { changes: [], cursor: checkpoint?.cursor ?? '', more: true }
     while (page.more) {
       const response = await send('GET', page.cursor ? `/changes?since=${page.cursor}` : '/changes')
-      const expired = response.status === 410
-      page = expired ? { changes: [], cursor: '', more: true } : await response.json()
+      page = response.status === 410 ? { changes: [], cursor: '', more: true } : await response.json()
+      if (!page.cursor) news.clear()
       // Delete what will not be listed again. RxDB spares a task with a change that is not sent yet.
-      const copies = expired ? await tasks.find().exec() : []
-      for (const copy of copies) found.set(copy.id, { ...copy.toMutableJSON(), _deleted: true })
-      for (const { deleted_at, ...task } of page.changes) found.set(task.id, { ...task, _deleted: deleted_at !== null })
+      const expired = page.cursor ? [] : await tasks.find().exec()
+      for (const copy of expired) news.set(copy.id, { ...copy.toMutableJSON(), version: 0, _deleted: true })
+      for (const { deleted_at, ...task } of page.changes) learn({ ...task, _deleted: deleted_at !== null })
     }
-    return { documents: [...found.values()], checkpoint: { cursor: page.cursor } }
+    return { documents: [...news.values()], checkpoint: { cursor: page.cursor } }
   }
 
   // Send what differs between `known` and `mine`. Return the task as the server has it: RxDB passes it to `resolve`.
   async function push({ assumedMasterState: known, newDocumentState: mine }: RxReplicationWriteToMasterRow<Task>) {
+    if (deepEqual(known, mine)) return []
     const path = `/tasks/${mine.id}`
-    if (deepEqual(known, mine)) {
-      localStorage.removeItem(`sent ${mine.id}`)
-      return []
-    }
     const changes = pick(mine, differing(mine, known ?? {}))
     const attempt = { ...changes, _deleted: mine._deleted }
-    const earlier = attempts(mine.id).filter((other) => !deepEqual(other, attempt))
-    localStorage.setItem(`sent ${mine.id}`, JSON.stringify([...earlier, attempt]))
+    const earlier = attempts(mine.id, known?.version).filter((other) => !deepEqual(other, attempt))
+    localStorage.setItem(`sent ${mine.id}`, JSON.stringify({ [known?.version ?? 0]: [...earlier, attempt] }))
     const ifMatch = { 'If-Match': `"${known?.version ?? 0}"` }
     const create = () => send('PUT', path, { 'If-None-Match': '*' }, pick(mine, FIELDS))
     let response = await (mine._deleted ? send('DELETE', path, ifMatch) : !known ? create()
@@ -56,14 +55,15 @@ export function createSync(userUrl: string, notify: (text: string) => Promise<un
     if (response.status === 422 || (response.ok && !merge)) settled.add(mine.id)
     const _deleted = response.ok && mine._deleted
     if (response.status === 422 || response.status === 412) response = await send('GET', path)
-    if (response.ok) return [{ ...(await response.json()), _deleted }]
-    return [{ ...(known ?? { ...mine, ...earlier[0] }), _deleted: true }]
+    if (response.ok) return [learn({ ...(await response.json()), _deleted }).get(mine.id)!]
+    // The new time tells RxDB this state and `known` apart, should `resolve` bring the task back.
+    return [{ ...(known ?? { ...mine, ...earlier[0] }), updated_at: new Date().toISOString(), _deleted: true }]
   }
 
   async function resolve(states: RxConflictHandlerInput<Task>) {
     const { assumedMasterState: known, realMasterState: theirs, newDocumentState: mine } = states
     if (settled.delete(mine.id)) return theirs
-    const own = attempts(mine.id)
+    const own = attempts(mine.id, known?.version)
     const base = known ?? own[0] ?? {}
     const edited = differing(mine, base)
     const foreign = differing(theirs, base).filter((name) => !own.some((sent) => deepEqual(sent[name], theirs[name])))

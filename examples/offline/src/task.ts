@@ -1,4 +1,4 @@
-import type { RxJsonSchema } from 'rxdb'
+import { deepEqual, type RxJsonSchema, type WithDeleted } from 'rxdb'
 
 export interface Task {
   id: string
@@ -18,8 +18,22 @@ export interface Task {
   updated_at: string
 }
 
+/** A task as RxDB sees it. */
+export type State = WithDeleted<Task>
+
+/** A page of the changes, as the service sends it. */
+export interface Page {
+  changes: (Task & { deleted_at: string | null })[]
+  cursor: string
+  more: boolean
+}
+
 // The fields that a client may change.
 export const FIELDS = ['title', 'description', 'completed', 'priority', 'tags', 'due_date', 'order', 'extra'] as const
+
+export const differing = (a: Partial<Task>, b: Partial<Task>) => FIELDS.filter((name) => !deepEqual(a[name], b[name]))
+export const pick = (task: Task, names: readonly (keyof Task)[]) =>
+  Object.fromEntries(names.map((name) => [name, task[name]]))
 
 export const schema: RxJsonSchema<Task> = {
   version: 0,
