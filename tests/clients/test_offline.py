@@ -32,6 +32,22 @@ COPY = """async () => {
   database.close()
   return documents
 }"""
+CHANGE = """({ id, action, field, value }) => {
+  const row = document.getElementById(id)
+  if (!row) return null
+  if (action === 'complete') {
+    row.querySelector('input').click()
+    return row.querySelector('input').checked
+  }
+  if (action === 'delete') {
+    row.querySelector('.delete').click()
+    return true
+  }
+  row.querySelector('.title').click()
+  document.querySelector(`#edit [name=${field}]`).value = value
+  document.querySelector('#edit [value=save]').click()
+  return value
+}"""
 
 
 @pytest.fixture(autouse=True)
@@ -446,6 +462,35 @@ def test_a_change_pulled_during_a_write_is_kept(
     assert [(kept["title"], kept["description"]) for kept in laptop.copy()] == [("Buy oat milk", "Two litres")]
 
 
+def test_a_value_changed_back_after_a_lost_response_is_sent(
+    device: NewDevice, agree: Agree, create_task: CreateTask, tasks: Tasks
+) -> None:
+    create_task("Buy milk")
+    laptop = device()
+    agree(laptop)
+    lost = lose_response(laptop.page, "PATCH")
+    laptop.edit("Buy milk", title="Buy oat milk")
+    wait_until(laptop.page, lambda: bool(lost), "nothing was sent")
+    laptop.edit("Buy oat milk", title="Buy milk")
+    wait_until(laptop.page, lambda: [task["title"] for task in tasks()] == ["Buy milk"], "the edit was lost")
+    agree(laptop)
+    assert [task["title"] for task in tasks()] == ["Buy milk"]
+    expect(laptop.messages).to_have_count(0)
+
+
+def test_edits_of_two_tasks_in_quick_succession_are_kept(
+    device: NewDevice, agree: Agree, create_task: CreateTask, tasks: Tasks
+) -> None:
+    ids = [create_task(title)["id"] for title in ("Buy milk", "Buy eggs")]
+    laptop = device()
+    agree(laptop)
+    changes = [{"id": task, "action": "edit", "field": "title", "value": f"Edited {task}"} for task in ids]
+    laptop.page.evaluate(f"changes => changes.forEach({CHANGE})", changes)
+    titles = [f"Edited {task}" for task in reversed(ids)]  # newest first
+    wait_until(laptop.page, lambda: [task["title"] for task in tasks()] == titles, "an edit was lost")
+    agree(laptop)
+
+
 def test_a_write_is_forgotten_when_its_result_is_stored(
     device: NewDevice, agree: Agree, create_task: CreateTask
 ) -> None:
@@ -651,24 +696,6 @@ def test_changes_to_erased_tasks_create_them_again(
     assert [task["id"] for task in laptop.copy()] == [milk["id"]]
 
 
-RANDOM_CHANGE = """({ id, action, field, value }) => {
-  const row = document.getElementById(id)
-  if (!row) return null
-  if (action === 'complete') {
-    row.querySelector('input').click()
-    return row.querySelector('input').checked
-  }
-  if (action === 'delete') {
-    row.querySelector('.delete').click()
-    return true
-  }
-  row.querySelector('.title').click()
-  document.querySelector(`#edit [name=${field}]`).value = value
-  document.querySelector('#edit [value=save]').click()
-  return value
-}"""
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_changes_on_two_devices_agree(
     device: NewDevice, agree: Agree, tasks: Tasks, tasks_url: str, seed: int
@@ -718,7 +745,7 @@ def test_random_changes_on_two_devices_agree(
             field = {"complete": "completed", "edit": choose.choice(["title", "description", "priority"])}.get(action)
             value = choose.choice(["low", "high"]) if field == "priority" else f"{field} of step {step}"
             change = {"id": task, "action": action, "field": field, "value": value}
-            result = current.page.evaluate(RANDOM_CHANGE, change)
+            result = current.page.evaluate(CHANGE, change)
             if result is not None and field:
                 edits.setdefault((task, field), {})[number] = result
             elif result is not None:

@@ -59,13 +59,13 @@ function edit(task: Task) {
   const inputs = Object.keys(values).map((name) => $<HTMLInputElement>(`#edit [name=${name}]`))
   for (const input of inputs) input.value = values[input.name as keyof typeof values]
   const shown = inputs.map(({ value }) => value) // a text field changes line ends
-  editor.onclose = async () => {
-    if (editor.returnValue !== 'save') return
+  // Not the dialog's `close` event: it comes late, when the editor may be open for another task already.
+  editor.querySelector('form')!.onsubmit = async ({ submitter }) => {
+    if ((submitter as HTMLButtonElement).value !== 'save') return
     const edited = inputs.filter(({ value }, index) => value !== shown[index])
     const fields = edited.map(({ name, value }) => [name, value.trim() || (name === 'description' ? null : '')])
     if (fields.length) await change(task, Object.fromEntries(fields))
   }
-  editor.returnValue = ''
   editor.showModal()
 }
 

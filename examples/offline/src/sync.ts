@@ -1,6 +1,5 @@
-import { deepEqual, defaultConflictHandler, type RxCollection, type RxConflictHandlerInput } from 'rxdb'
-import type { RxReplicationWriteToMasterRow } from 'rxdb'
-import { differing, FIELDS, pick, type Page, type State, type Task } from './task.ts'
+import { deepEqual, defaultConflictHandler, type RxCollection } from 'rxdb'
+import { type Conflict, differing, FIELDS, type Page, pick, type State, type Task, type Write } from './task.ts'
 // The writes to this version that may have been executed although no response arrived: no other device made them.
 const attempts = (id: string, base = 0): Partial<State>[] => JSON.parse(localStorage[`sent ${id}`] ?? '{}')[base] ?? []
 
@@ -38,7 +37,7 @@ export function createSync(userUrl: string, notify: (text: string) => Promise<un
   }
 
   // Send what differs between `known` and `mine`. Return the task as the server has it: RxDB passes it to `resolve`.
-  async function push({ assumedMasterState: known, newDocumentState: mine }: RxReplicationWriteToMasterRow<Task>) {
+  async function push({ assumedMasterState: known, newDocumentState: mine }: Write) {
     if (deepEqual(known, mine)) return []
     const path = `/tasks/${mine.id}`
     const changes = pick(mine, differing(mine, known ?? {}))
@@ -60,12 +59,13 @@ export function createSync(userUrl: string, notify: (text: string) => Promise<un
     return [{ ...(known ?? { ...mine, ...earlier[0] }), updated_at: new Date().toISOString(), _deleted: true }]
   }
 
-  async function resolve(states: RxConflictHandlerInput<Task>) {
-    const { assumedMasterState: known, realMasterState: theirs, newDocumentState: mine } = states
+  async function resolve({ assumedMasterState: known, realMasterState: theirs, newDocumentState: mine }: Conflict) {
     if (settled.delete(mine.id)) return theirs
     const own = attempts(mine.id, known?.version)
     const base = known ?? own[0] ?? {}
-    const edited = differing(mine, base)
+    // A field that was changed, sent and changed back is edited too: the server may have the value that was sent.
+    const statesWith = (name: keyof Task) => [base, ...own.filter((sent) => name in sent)]
+    const edited = FIELDS.filter((name) => statesWith(name).some((state) => !deepEqual(state[name], mine[name])))
     const foreign = differing(theirs, base).filter((name) => !own.some((sent) => deepEqual(sent[name], theirs[name])))
     const replaced = edited.filter((name) => foreign.includes(name) && !deepEqual(mine[name], theirs[name]))
     const deletedHere = own.some((sent) => sent._deleted)

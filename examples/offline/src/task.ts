@@ -1,4 +1,5 @@
-import { deepEqual, type RxJsonSchema, type WithDeleted } from 'rxdb'
+import { deepEqual, type RxConflictHandlerInput, type RxJsonSchema } from 'rxdb'
+import type { RxReplicationWriteToMasterRow, WithDeleted } from 'rxdb'
 
 export interface Task {
   id: string
@@ -18,10 +19,12 @@ export interface Task {
   updated_at: string
 }
 
-/** A task as RxDB sees it. */
+// A task, a change to be sent and a conflict, as RxDB has them.
 export type State = WithDeleted<Task>
+export type Write = RxReplicationWriteToMasterRow<Task>
+export type Conflict = RxConflictHandlerInput<Task>
 
-/** A page of the changes, as the service sends it. */
+// A page of the changes, as the service sends it.
 export interface Page {
   changes: (Task & { deleted_at: string | null })[]
   cursor: string
