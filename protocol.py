@@ -10,6 +10,8 @@ The protocol differs from uvicorn's in these points too:
 - There are no WebSockets. A request with `Upgrade` gets an ordinary HTTP response, and what the client sends
   after it is ignored.
 - Trailers of a chunked body do not become headers of the request.
+- When the service shuts down, a connection that has not received a request yet stays open for a second. uvicorn would
+  close it, and the request that is on its way would get no response.
 - When the client disconnects, all of its pipelined requests are marked as disconnected, and not only the latest.
 """
 
@@ -25,6 +27,7 @@ from middleware import SECURITY_HEADERS
 
 MAX_HEAD_SIZE = 64 * 1024  # bytes of request line and headers; also of the trailers of a chunked body
 MAX_PIPELINED = 20  # requests of one connection that wait while an earlier one is processed
+FIRST_REQUEST_PERIOD = 1  # seconds that a new connection has for its first request, when the service shuts down
 # Rejections: status and detail of the problem.
 INVALID = (400, "The request is not valid HTTP/1.1.")
 HEAD_TOO_LARGE = (431, f"The request line and headers are over {MAX_HEAD_SIZE:,} bytes.")
@@ -69,7 +72,7 @@ class LimitedHttp(HttpToolsProtocol):
     """
 
     # With these attributes the instance dict would have more than 30, and Python 3.11 would look them up more slowly.
-    __slots__ = ("_ignores_input", "_incomplete_size", "_packet_size", "_pending_cycles", "_rejection")
+    __slots__ = ("_ignores_input", "_incomplete_size", "_packet_size", "_pending_cycles", "_rejection", "_shuts_down")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -82,6 +85,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._pending_cycles: deque[RequestResponseCycle] | None = None
         self._rejection = INVALID
         self._ignores_input = False
+        self._shuts_down = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Keep the transport, with a buffer around it. asyncio calls this for a new connection."""
@@ -105,6 +109,14 @@ class LimitedHttp(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close the connection when it has no request, or after its response. uvicorn calls this at shutdown."""
+        if self.cycle is None and not self._shuts_down:
+            self._shuts_down = True
+            self.loop.call_later(FIRST_REQUEST_PERIOD, self.shutdown)
+        else:
+            super().shutdown()
 
     def on_headers_complete(self) -> None:
         """Reject the request, process it, or let it wait. The parser calls this after the head."""

@@ -1,6 +1,7 @@
 """Tests of what happens to deleted tasks: they are kept for 30 days, restored, purged and erased."""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -10,8 +11,11 @@ from uuid import uuid4
 import psycopg2
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from database import create_tables
+from main import create_app
+from settings import Settings
 from tests.conftest import Create, changed, local
 from tests.helpers import concurrently, fetch_value, get_backend_pid
 
@@ -31,6 +35,14 @@ def set_deleted(database_url: str, user: str, ago: str) -> None:
     """Set the time at which the user's deleted tasks were deleted, as an interval before now."""
     statement = "UPDATE tasks SET deleted_at = now() - %s::interval WHERE user_id = %s AND deleted_at IS NOT NULL"
     fetch_value(database_url, statement, ago, user)
+
+
+@pytest.fixture
+def own_client(settings: Settings, empty_database: str) -> Iterator[TestClient]:
+    """Yield a client of an app with a database of its own. A start on the shared one purges all old deletions."""
+    own_settings = settings.model_copy(update={"database_url": SecretStr(empty_database)})
+    with TestClient(create_app(own_settings)) as client:
+        yield client
 
 
 def count_rows(database_url: str, user: str) -> int:
@@ -161,44 +173,45 @@ def test_task_can_be_restored_for_30_days(client: TestClient, user: str, create:
 
 @pytest.mark.parametrize("bulk", [False, True])
 def test_next_delete_purges_what_was_deleted_31_days_ago(
-    client: TestClient, url: str, user: str, create: Create, database_url: str, *, bulk: bool
+    own_client: TestClient, url: str, user: str, empty_database: str, *, bulk: bool
 ) -> None:
-    old, recent = delete(client, create(title="old")), create(title="recent")
-    set_deleted(database_url, user, "31 days")
-    delete(client, recent)
+    old, recent, living = (own_client.post(url, json={"title": "t"}).json() for _ in range(3))
+    delete(own_client, old)
+    set_deleted(empty_database, user, "31 days")
+    delete(own_client, recent)
     fetch_value(
-        database_url,
+        empty_database,
         "UPDATE tasks SET deleted_at = now() - interval '30 days 23 hours' WHERE user_id = %s AND id = %s",
         user,
         recent["id"],
     )
     fetch_value(
-        database_url,
+        empty_database,
         "INSERT INTO tasks (user_id, id, title, deleted_at) VALUES (%s, %s, 'old', now() - interval '31 days')",
         user,
         old["id"],
     )
-    living = create()
-    assert count_rows(database_url, user) == 3
+    assert count_rows(empty_database, user) == 3
     if bulk:
-        assert client.delete(url).json() == {"deleted": 1}
+        assert own_client.delete(url).json() == {"deleted": 1}
     else:
-        delete(client, living)
-    changes = client.get(f"/api/{user}/changes").json()["changes"]
+        delete(own_client, living)
+    changes = own_client.get(f"/api/{user}/changes").json()["changes"]
     assert [change["id"] for change in changes] == [recent["id"], living["id"]]
-    assert count_rows(database_url, user) == 2
+    assert count_rows(empty_database, user) == 2
 
 
 def test_delete_purges_no_living_task_and_no_other_user(
-    client: TestClient, user: str, create: Create, database_url: str
+    own_client: TestClient, url: str, user: str, empty_database: str
 ) -> None:
-    other, living = f"user-{uuid4()}", create(title="living")
-    delete(client, client.post(f"/api/{other}/tasks", json={"title": "theirs"}).json())
-    set_deleted(database_url, other, "90 days")
-    fetch_value(database_url, "UPDATE tasks SET created_at = now() - interval '90 days' WHERE user_id = %s", user)
-    delete(client, create())
-    assert count_rows(database_url, other) == 1
-    assert [task["id"] for task in client.get(f"/api/{user}/tasks").json()] == [living["id"]]
+    other = f"user-{uuid4()}"
+    living, mine = (own_client.post(url, json={"title": "mine"}).json() for _ in range(2))
+    delete(own_client, own_client.post(f"/api/{other}/tasks", json={"title": "theirs"}).json())
+    set_deleted(empty_database, other, "90 days")
+    fetch_value(empty_database, "UPDATE tasks SET created_at = now() - interval '90 days' WHERE user_id = %s", user)
+    delete(own_client, mine)
+    assert count_rows(empty_database, other) == 1
+    assert [task["id"] for task in own_client.get(f"/api/{user}/tasks").json()] == [living["id"]]
 
 
 def test_purged_id_and_key_can_be_used_again(client: TestClient, url: str, user: str, database_url: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.faults.helpers import check_log, locked, wait_until
 from tests.faults.postgres import Postgres
 from tests.faults.wire import Client, Response, address, request, send_once
+from tests.raw import connect, read_to_end, statuses
 from tests.servers import HERE, Service, service
 
 POOL = 8  # of each worker
@@ -97,6 +98,17 @@ class Load:
             if response.headers.get("connection") == "close":
                 return
             await asyncio.sleep(0.02)
+
+
+def test_a_request_on_a_new_connection_gets_its_response(postgres: Postgres) -> None:
+    with started(postgres, 1) as running:
+        with connect(running) as connection, connect(running) as idle:
+            running.process.terminate()
+            wait_until(lambda: any("Shutting down" in line for line in running.log))
+            connection.sendall(b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert statuses(read_to_end(connection)) == [b"200"]
+            assert read_to_end(idle) == b""
+        check_exit(running, postgres, GRACE)
 
 
 @workers_1_and_2
