@@ -15,6 +15,7 @@ import json
 import logging
 import re
 import time
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -203,13 +204,17 @@ class JWKSVerifier(TokenVerifier):
         """
         deadline, body = time.monotonic() + FETCH_TIMEOUT, b""
         opener = urllib.request.build_opener(_SameHostRedirects)
-        # The settings allow only http and https.
-        with opener.open(self._settings.auth_jwks_url, timeout=FETCH_TIMEOUT) as response:
-            while part := response.read1():
-                body += part
-                # A slow response would delay the service's shutdown, which waits for this thread.
-                if len(body) > 1024 * 1024 or time.monotonic() > deadline:
-                    raise ValueError("the response is too large or too slow")
+        try:
+            # The settings allow only http and https.
+            with opener.open(self._settings.auth_jwks_url, timeout=FETCH_TIMEOUT) as response:
+                while part := response.read1():
+                    body += part
+                    # A slow response would delay the service's shutdown, which waits for this thread.
+                    if len(body) > 1024 * 1024 or time.monotonic() > deadline:
+                        raise ValueError("the response is too large or too slow")
+        except urllib.error.HTTPError as error:
+            error.close()  # it is the response too, and keeps the connection open
+            raise
         return json.loads(body)
 
     def _replace_keys(self, jwks: object, keys: Keys) -> None:
