@@ -289,7 +289,7 @@ def test_if_none_match_gives_304_while_there_is_nothing_new(client: TestClient, 
 
 
 @pytest.mark.parametrize("with_since", [False, True])
-def test_etag_changes_when_a_full_page_is_no_longer_the_last(
+def test_etag_changes_when_a_full_last_page_gets_a_successor(
     client: TestClient, path: str, create: Create, *, with_since: bool
 ) -> None:
     query = {"limit": "2"} | ({"since": get(client, path)["cursor"]} if with_since else {})

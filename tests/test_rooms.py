@@ -57,3 +57,10 @@ def test_the_number_of_statements_stays_under_its_limit() -> None:
 
 def is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def test_a_test_has_a_name_of_at_most_ten_words() -> None:
+    files = [file for file in (HERE / "tests").rglob("test_*.py") if "node_modules" not in file.parts]
+    names = [name for file in files for name in re.findall(r"^ *(?:async )?def test_(\w+)\(", file.read_text(), re.M)]
+    assert len(names) > 500
+    assert [name for name in names if len(name.split("_")) > 10] == []

@@ -98,9 +98,7 @@ def test_pages_may_end_within_a_bulk_change(client: TestClient, user: str, creat
     assert Follower(client, user, limit).follow() == ["new"] * 5
 
 
-def test_repeated_page_with_its_etag_shows_that_there_is_more_by_now(
-    client: TestClient, user: str, create: Create
-) -> None:
+def test_repeated_page_with_its_etag_shows_that_more_follows(client: TestClient, user: str, create: Create) -> None:
     create()
     follower = Follower(client, user, limit=1)
     first = follower.get()
@@ -111,7 +109,7 @@ def test_repeated_page_with_its_etag_shows_that_there_is_more_by_now(
     assert repeated.json()["more"]
 
 
-def test_the_etag_of_the_same_changes_differs_from_day_to_day(
+def test_the_etag_of_equal_changes_differs_each_day(
     client: TestClient, user: str, create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create()
@@ -123,7 +121,7 @@ def test_the_etag_of_the_same_changes_differs_from_day_to_day(
 
 
 @pytest.mark.parametrize("comes_back", [False, True])
-def test_erased_user_of_the_last_release_is_empty_in_every_copy(
+def test_erased_user_of_the_last_release_is_always_empty(
     client: TestClient, database_url: str, user: str, comes_back: bool
 ) -> None:
     fetch_value(database_url, TASK_OF_1_0_0, user, str(uuid4()))
@@ -166,7 +164,7 @@ def test_erasure_waits_for_a_change_and_removes_its_task(
     assert fetch_value(database_url, sql, user, user) == 0
 
 
-def test_write_that_waited_has_a_higher_version_and_is_not_missed(
+def test_write_that_waited_has_a_higher_version(
     client: TestClient, database_url: str, user: str, create: Create
 ) -> None:
     task = create()
@@ -202,9 +200,7 @@ def test_repeated_create_during_a_delete_returns_410(client: TestClient, databas
     assert run_during(database_url, queries.delete_task(user, task_id, tasks_url="/"), create).status_code == 410
 
 
-def test_key_of_a_task_that_the_last_release_created_is_recognized(
-    client: TestClient, database_url: str, user: str
-) -> None:
+def test_key_of_a_task_of_the_last_release_is_recognized(client: TestClient, database_url: str, user: str) -> None:
     def create() -> httpx2.Response:
         body = {"title": "t", "tags": ["a"], "due_date": "2026-01-01T00:00:00Z"}
         return client.post(f"/api/{user}/tasks", json=body, headers={"Idempotency-Key": "k"})

@@ -109,7 +109,7 @@ def test_each_request_has_a_span_and_one_for_the_database(
     }
 
 
-def test_the_span_of_the_database_has_the_time_in_the_queue(
+def test_the_database_span_has_the_time_in_the_queue(
     recorder: Recorder, settings: Settings, user: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "tasks")

@@ -195,7 +195,7 @@ def test_better_auth_has_its_tables_in_its_own_schema(app: App, database: str) -
     assert fetch_value(database, f"{sql} AND tablename NOT LIKE %s", "public", "task%") is None
 
 
-def test_the_code_of_the_main_readme_is_that_of_the_example() -> None:
+def test_the_main_readme_has_the_code_of_the_example() -> None:
     files = {
         path: text
         for language in ("mjs", "ts")

@@ -546,7 +546,7 @@ def test_changes_elsewhere_are_sorted_as_by_the_service(page: Page, create_task:
     expect(titles(page)).to_have_text(shown)
 
 
-def test_the_list_is_loaded_again_when_the_cursor_is_too_old(page: Page, create_task: CreateTask) -> None:
+def test_the_list_is_loaded_again_after_an_expired_cursor(page: Page, create_task: CreateTask) -> None:
     with page.expect_response(re.compile("/changes[?]since=")):
         pass
     page.route(re.compile("/changes[?]since="), lambda route: respond(route, 410), times=1)

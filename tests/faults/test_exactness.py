@@ -638,7 +638,7 @@ def test_no_mix_of_writes_of_one_user_deadlocks(postgres: Postgres, user: str, e
     assert {status for _, status in statuses} <= {200, 201, 404, 410, 412}
 
 
-def test_the_removal_of_old_tasks_at_start_up_waits_for_no_write(postgres: Postgres, user: str) -> None:
+def test_removing_old_tasks_at_startup_waits_for_no_write(postgres: Postgres, user: str) -> None:
     """A write removes its user's old tasks too, perhaps in another order."""
     create_tables(postgres.dsn())
     ids = [str(uuid4()), str(uuid4())]

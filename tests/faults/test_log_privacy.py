@@ -38,9 +38,7 @@ def cause_log_messages(postgres: Postgres, url: str, user: str) -> None:
 
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["directly", "through a pooler"])
-def test_the_documented_settings_keep_titles_and_users_out_of_the_log(
-    postgres: Postgres, user: str, *, pooled: bool
-) -> None:
+def test_the_documented_settings_keep_titles_and_users_unlogged(postgres: Postgres, user: str, *, pooled: bool) -> None:
     def check(*, logged: bool) -> None:
         before = len(postgres.log())
         if pooled:

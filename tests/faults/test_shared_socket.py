@@ -127,9 +127,7 @@ def test_two_processes_share_the_connections(postgres: Postgres, user: str, tmp_
             wait_until(lambda: postgres.run_as_admin(query) == [(2,)], 60)
 
 
-def test_a_failed_start_is_an_exit_status_and_harms_no_other_process(
-    postgres: Postgres, user: str, tmp_path: Path
-) -> None:
+def test_a_failed_start_has_an_exit_status_and_harms_nothing(postgres: Postgres, user: str, tmp_path: Path) -> None:
     with (
         listening_socket() as listening,
         Process(listening, tmp_path / "good.log", DATABASE_URL=postgres.dsn()) as good,

@@ -187,7 +187,7 @@ def test_pages_of_changes_are_complete_across_the_first_write(old: OldProcess, u
         assert copy.titles == titles(client, user) | {created[1]: ""}
 
 
-def test_a_task_of_1_0_0_has_an_etag_that_works(old: OldProcess, user: str) -> None:
+def test_tasks_of_1_0_0_have_etags_that_work(old: OldProcess, user: str) -> None:
     task_id = old.create("old")
     path = f"/api/{user}/tasks/{task_id}"
     with start(old.url) as client:
@@ -232,7 +232,7 @@ def test_a_write_of_1_0_0_changes_the_etag(old: OldProcess, user: str, written: 
         assert numbers == sorted(set(numbers))
 
 
-def test_a_task_that_1_0_0_made_has_an_empty_extra(old: OldProcess, user: str) -> None:
+def test_a_task_of_1_0_0_has_an_empty_extra(old: OldProcess, user: str) -> None:
     with start(old.url) as client:
         task_id = old.create("old")
         task: dict[str, Any] = client.get(f"/api/{user}/tasks/{task_id}").json()
@@ -241,7 +241,7 @@ def test_a_task_that_1_0_0_made_has_an_empty_extra(old: OldProcess, user: str) -
         assert replaced.json()["extra"] == {"color": "red"}
 
 
-def test_a_create_of_1_0_0_can_be_repeated_after_the_upgrade(old: OldProcess, user: str) -> None:
+def test_creates_of_1_0_0_can_be_repeated_after_upgrading(old: OldProcess, user: str) -> None:
     def digest(*parts: str) -> UUID:
         return UUID(bytes=hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest(), version=4)
 
@@ -259,7 +259,7 @@ def test_a_create_of_1_0_0_can_be_repeated_after_the_upgrade(old: OldProcess, us
             assert client.post(path, json=other, headers=headers).status_code == 422
 
 
-def test_a_process_of_1_0_0_may_remove_what_was_deleted(old: OldProcess, user: str) -> None:
+def test_processes_of_1_0_0_may_remove_deleted_tasks(old: OldProcess, user: str) -> None:
     task_id = old.create("old")
     with start(old.url) as client:
         copy = Copy(user)
